@@ -1,0 +1,1 @@
+//! A running daemon answers on a Unix socket.

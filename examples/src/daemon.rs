@@ -1,0 +1,1 @@
+//! What every daemon does: logging, configuration files, signals.
