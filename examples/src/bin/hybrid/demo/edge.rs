@@ -1,0 +1,178 @@
+//! Step *route*: the vm's edge proxy, configured by labels alone, and the status page.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgeproxy::{Certificates, Config, Container, LocalCa, MemoryProvider, MemoryProviderHandle, Proxy, Snapshot};
+use hybrid_examples::mesh_dial::MeshDialer;
+use hybrid_examples::web::{self, Server};
+use hyper::StatusCode;
+use rustls::ClientConfig;
+
+use super::Options;
+use super::network::Network;
+use super::node::Node;
+use super::page::{self, Board};
+use super::report::{StepError, Proof};
+use super::site::{NOTES_PORT, Site};
+use super::visitor::{Visitor, trust};
+
+/// The public name of the notes application.
+pub const NOTES_HOST: &str = "notes.localhost";
+const WHOAMI_HOST: &str = "whoami.localhost";
+const WHOAMI_PORT: u16 = 8000;
+/// A line that stays dark this long while dialling is answered with the page.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(600);
+/// A request that finds its service on the move waits this long before it is told to come back.
+const HOLD: Duration = Duration::from_secs(3);
+
+/// The vm's public side.
+pub struct Edge {
+    pub proxy: Arc<Proxy>,
+    pub https: SocketAddr,
+    pub http: SocketAddr,
+    pub page: SocketAddr,
+    pub tls: Arc<ClientConfig>,
+    pub authority: PathBuf,
+    containers: MemoryProviderHandle,
+    addresses: (IpAddr, IpAddr),
+    /// Stop with the edge.
+    _servers: [Server; 2],
+}
+
+impl Edge {
+    /// Tells the proxy where the notes are served now; `None`: nowhere, they are on the move.
+    pub async fn notes_at(&self, address: Option<IpAddr>) {
+        self.containers.set(snapshot(address, self.addresses.1)).await;
+    }
+
+    /// Where a browser finds the notes.
+    pub fn url(&self) -> String {
+        format!("https://{NOTES_HOST}:{}/", self.https.port())
+    }
+
+    /// A visitor of the notes from outside.
+    pub async fn visitor(&self) -> Result<Visitor, StepError> {
+        Visitor::https(self.https, NOTES_HOST, &self.tls).await
+    }
+}
+
+/// Starts the edge and visits it.
+pub async fn play(
+    network: &Network,
+    site: &Site,
+    root: &Path,
+    options: &Options,
+) -> Result<(Edge, Proof), StepError> {
+    let edge = start(network, site, root, options).await?;
+    edge.notes_at(Some(edge.addresses.0)).await;
+
+    let redirect = Visitor::http(edge.http, NOTES_HOST).await?.get("/notes").await?;
+    let to = redirect.headers.get("location").and_then(|to| to.to_str().ok()).unwrap_or_default().to_owned();
+    let expected = format!("https://{NOTES_HOST}:{}/notes", edge.https.port());
+    let notes = edge.visitor().await?.get("/notes").await?;
+    let whoami = Visitor::https(edge.https, WHOAMI_HOST, &edge.tls).await?.get("/").await?;
+    let routes = edge.proxy.routes().routes().count() as u64;
+    let forwarded = whoami.text().contains("x-forwarded-proto: https");
+    let page = Visitor::http(edge.page, "localhost").await?.get("/").await?;
+    let listed = network.nodes().iter().filter(|node| page.text().contains(node.name)).count() as u64;
+
+    let proof = Proof::new()
+        .must("routes", routes, "2", routes == 2)
+        .must("redirect_status", redirect.status.as_u16().into(), "a redirect", redirect.status.is_redirection())
+        .must("redirects_to_https", (to == expected).into(), "1", to == expected)
+        .must("notes_status", notes.status.as_u16().into(), "200", notes.status == StatusCode::OK)
+        .must("whoami_status", whoami.status.as_u16().into(), "200", whoami.status == StatusCode::OK)
+        .must("forwarded_headers", forwarded.into(), "1", forwarded)
+        .must("nodes_on_page", listed, "3", listed == 3)
+        .sentence(format!(
+            "{routes} routes from labels (v1 and v3); http redirects to https; {NOTES_HOST} and {WHOAMI_HOST} answer over the mesh"
+        ));
+    Ok((edge, proof))
+}
+
+async fn start(network: &Network, site: &Site, root: &Path, options: &Options) -> Result<Edge, StepError> {
+    let authority = LocalCa::new("hybrid demo")?;
+    let certificates = Certificates::new();
+    certificates.add(authority.issue(&[NOTES_HOST, WHOAMI_HOST])?)?;
+    let authority_file = root.join("ca.pem");
+    std::fs::write(&authority_file, authority.certificate_pem())?;
+
+    let mut config = Config::default();
+    config.https = Some(free(options.https_port).await?);
+    config.http = Some(free(options.http_port).await?);
+    config.redirect_to_https = true;
+    config.dial_timeout = DIAL_TIMEOUT;
+    config.hold_unavailable = HOLD;
+    let (provider, containers) = MemoryProvider::new("demo");
+    let proxy = Proxy::builder(config)
+        .provider(provider)
+        .dialer(MeshDialer(network.vm.stack.clone()))
+        .certificates(certificates)
+        .start()
+        .await?;
+    let proxy = Arc::new(proxy);
+
+    let whoami = whoami(&network.home_2).await?;
+    let listener = tokio::net::TcpListener::bind(free(options.page_port).await?).await?;
+    let page_address = listener.local_addr()?;
+    let board = Arc::new(Board::new(network, site, proxy.clone()));
+    let page = web::serve(listener, move |request| page::answer(board.clone(), request));
+    Ok(Edge {
+        https: proxy.https_addr().ok_or("the edge has no https address")?,
+        http: proxy.http_addr().ok_or("the edge has no http address")?,
+        page: page_address,
+        tls: trust(authority.certificate_der())?,
+        authority: authority_file,
+        addresses: (network.home_1.address(), network.home_2.address()),
+        proxy,
+        containers,
+        _servers: [whoami, page],
+    })
+}
+
+/// `port` on loopback, or a free one when somebody has it.
+async fn free(port: u16) -> Result<SocketAddr, StepError> {
+    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    if let Ok(listener) = tokio::net::TcpListener::bind(wanted).await {
+        return Ok(listener.local_addr()?);
+    }
+    Ok(tokio::net::TcpListener::bind(super::node::loopback()).await?.local_addr()?)
+}
+
+/// A service that says which node answers and what the proxy told it.
+async fn whoami(node: &Node) -> Result<Server, StepError> {
+    let listener = node.stack.listen(WHOAMI_PORT).await?;
+    let name = node.name;
+    Ok(web::serve(listener, move |request| async move {
+        let mut text = format!("served by {name}\n");
+        for (key, value) in request.headers() {
+            text.push_str(&format!("{key}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+        }
+        web::reply(StatusCode::OK, "text/plain; charset=utf-8", text)
+    }))
+}
+
+/// What Docker would tell of the two containers: the notes with labels of Traefik v1, whoami with those of v3.
+fn snapshot(notes: Option<IpAddr>, whoami: IpAddr) -> Snapshot {
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let v1 = BTreeMap::from([
+        label("traefik.frontend.rule", &format!("Host:{NOTES_HOST}")),
+        label("traefik.port", &NOTES_PORT.to_string()),
+    ]);
+    let v3 = BTreeMap::from([
+        label("traefik.http.routers.whoami.rule", &format!("Host(`{WHOAMI_HOST}`)")),
+        label("traefik.http.routers.whoami.tls", "true"),
+        label("traefik.http.services.whoami.loadbalancer.server.port", &WHOAMI_PORT.to_string()),
+    ]);
+    let mut first = Container::new("notes.1", v1);
+    first.address = notes.map(|address| address.to_string());
+    first.up = notes.is_some();
+    let mut second = Container::new("whoami.1", v3);
+    second.address = Some(whoami.to_string());
+    second.up = true;
+    Snapshot { containers: vec![first, second] }
+}
