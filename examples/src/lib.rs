@@ -3,3 +3,11 @@
 
 pub mod control;
 pub mod daemon;
+pub mod host_port;
+pub mod mesh_dial;
+pub mod notes;
+pub mod settings;
+pub mod sync_link;
+pub mod synced_volume;
+pub mod table;
+pub mod web;
