@@ -1,0 +1,176 @@
+//! How a content is cut into chunks: small files whole, large ones by content (FastCDC, the 2020 variant), SQLite
+//! databases in fixed blocks, because their pages change in place.
+
+use fastcdc::v2020::FastCDC;
+
+use crate::hash::ContentHash;
+use crate::record::{Chunk, Content};
+
+/// The largest chunk that may ever exist, in bytes.
+pub const CHUNK_BYTES_MAX: usize = 4 << 20;
+/// Up to this size, in bytes, a file is one chunk.
+pub const WHOLE_BYTES_MAX: u64 = 64 << 10;
+/// How a SQLite database begins.
+pub const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// How to cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cutting {
+    /// One chunk.
+    Whole,
+    /// By content, with this average size in bytes.
+    Defined(usize),
+    /// Blocks of this size in bytes, a multiple of every SQLite page size up to it.
+    Fixed(usize),
+}
+
+impl Cutting {
+    /// Chooses by size and by the first bytes of the file. Chunks grow with the file, so that the list of a large
+    /// one stays in bounds.
+    #[must_use]
+    pub fn choose(size: u64, head: &[u8]) -> Self {
+        let mebibyte = 1 << 20;
+        if head.starts_with(SQLITE_MAGIC) {
+            return match size / mebibyte {
+                0..32 => Self::Fixed(16 << 10),
+                32..1024 => Self::Fixed(64 << 10),
+                _ => Self::Fixed(1 << 20),
+            };
+        }
+        match size {
+            0..=WHOLE_BYTES_MAX => Self::Whole,
+            _ if size < 64 * mebibyte => Self::Defined(64 << 10),
+            _ if size < 2048 * mebibyte => Self::Defined(256 << 10),
+            _ => Self::Defined(1 << 20),
+        }
+    }
+
+    /// The largest chunk that this way of cutting makes, in bytes.
+    const fn longest(self) -> usize {
+        match self {
+            Self::Whole => CHUNK_BYTES_MAX,
+            Self::Defined(average) => average * 4,
+            Self::Fixed(block) => block,
+        }
+    }
+}
+
+/// Cuts a content that arrives piece by piece, holding at most one chunk and one piece in memory.
+#[derive(Debug)]
+pub struct Chunker {
+    cutting: Cutting,
+    buffer: Vec<u8>,
+    chunks: Vec<Chunk>,
+}
+
+impl Chunker {
+    /// Begins a content.
+    #[must_use]
+    pub fn new(cutting: Cutting) -> Self {
+        Self { cutting, buffer: Vec::new(), chunks: Vec::new() }
+    }
+
+    /// Takes in the next bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        let mut start = 0;
+        // A cut is only certain when the longest chunk would fit: later bytes cannot move it then.
+        while self.buffer.len() - start >= self.cutting.longest() {
+            start += self.cut(start);
+        }
+        self.buffer.drain(..start);
+    }
+
+    /// The content of everything pushed.
+    #[must_use]
+    pub fn finish(mut self) -> Content {
+        let mut start = 0;
+        while start < self.buffer.len() {
+            start += self.cut(start);
+        }
+        Content::new(self.chunks)
+    }
+
+    fn cut(&mut self, start: usize) -> usize {
+        let rest = &self.buffer[start..];
+        let length = match self.cutting {
+            Cutting::Whole => rest.len().min(CHUNK_BYTES_MAX),
+            Cutting::Fixed(block) => rest.len().min(block),
+            Cutting::Defined(average) => {
+                FastCDC::new(rest, average / 4, average, average * 4).cut(0, rest.len()).1
+            }
+        };
+        let bytes = &rest[..length];
+        let length_field = u32::try_from(length).expect("no chunk is longer than CHUNK_BYTES_MAX");
+        self.chunks.push(Chunk { hash: ContentHash::of(bytes), length: length_field });
+        length
+    }
+}
+
+/// Cuts a content that is in memory.
+#[must_use]
+pub fn content_of(bytes: &[u8]) -> Content {
+    let mut chunker = Chunker::new(Cutting::choose(bytes.len() as u64, bytes));
+    chunker.push(bytes);
+    chunker.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn noise(length: usize, mut seed: u64) -> Vec<u8> {
+        std::iter::repeat_with(|| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed as u8
+        })
+        .take(length)
+        .collect()
+    }
+
+    #[test]
+    fn pieces_make_no_difference() {
+        let bytes = noise(900_000, 1);
+        for cutting in [Cutting::Whole, Cutting::Fixed(4096), Cutting::Defined(64 << 10)] {
+            let whole = {
+                let mut chunker = Chunker::new(cutting);
+                chunker.push(&bytes);
+                chunker.finish()
+            };
+            let mut chunker = Chunker::new(cutting);
+            bytes.chunks(7919).for_each(|piece| chunker.push(piece));
+            assert_eq!(chunker.finish(), whole, "{cutting:?}");
+            assert_eq!(whole.size(), 900_000);
+        }
+    }
+
+    #[test]
+    fn an_insert_at_the_front_changes_few_chunks() {
+        let bytes = noise(4 << 20, 2);
+        let before = content_of(&bytes);
+        let after = content_of(&[b"x", &bytes[..]].concat());
+        let known: BTreeSet<_> = before.chunks().iter().map(|chunk| chunk.hash).collect();
+        let fresh = after.chunks().iter().filter(|chunk| !known.contains(&chunk.hash)).count();
+        assert!(fresh <= 3, "{fresh} of {} chunks are new", after.chunks().len());
+    }
+
+    #[test]
+    fn one_page_of_a_database_changes_one_chunk() {
+        let mut bytes = [&SQLITE_MAGIC[..], &noise(1 << 20, 3)].concat();
+        let before = content_of(&bytes);
+        bytes[500_000] ^= 1;
+        let after = content_of(&bytes);
+        let changed = before.chunks().iter().zip(after.chunks()).filter(|(a, b)| a != b).count();
+        assert_eq!(changed, 1);
+    }
+
+    #[test]
+    fn small_files_are_one_chunk_and_empty_ones_none() {
+        assert_eq!(content_of(&noise(64 << 10, 4)).chunks().len(), 1);
+        assert!(content_of(&noise((64 << 10) + 1, 4)).chunks().len() <= 5);
+        assert!(content_of(b"").chunks().is_empty());
+    }
+}

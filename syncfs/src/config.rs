@@ -1,0 +1,42 @@
+//! [`Config`]: how a folder is opened.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::device::FolderId;
+
+/// What `Folder::open` and `Folder::create` need. Make one with [`Config::new`], then set fields.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The directory that is replicated.
+    pub root: PathBuf,
+    /// Where this replica keeps its state; `root/.syncfs` by default. Must be on the same filesystem.
+    pub state: Option<PathBuf>,
+    /// A name for people, used in logs.
+    pub name: String,
+    /// The folder's identity, if known. By default a replica with files draws one, and an empty one takes that of the
+    /// first peer it meets.
+    pub folder: Option<FolderId>,
+    /// How often the whole directory is walked, in case a change was not reported. 60 s by default.
+    pub rescan: Duration,
+    /// How long a burst of changes is collected before it is taken up. 15 ms by default.
+    pub debounce: Duration,
+}
+
+impl Config {
+    /// Defaults for the directory `root`.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
+        let name = root.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Self {
+            root,
+            state: None,
+            name,
+            folder: None,
+            rescan: Duration::from_secs(60),
+            debounce: Duration::from_millis(15),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! [`Disk`]: what the engine asks of a folder's directory, one step at a time. The driver does the steps on a real
+//! filesystem; the simulation does them on one that loses, at a crash, all that was not made durable.
+
+use thiserror::Error;
+
+use crate::hash::ContentHash;
+use crate::path::RelPath;
+use crate::record::Content;
+use crate::status::Problem;
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A socket, device or pipe: reported, never replicated.
+    Special,
+}
+
+/// The fingerprint of an entry. While it is equal, the content is taken as unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: FileKind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Permission bits (`0o7777`).
+    pub mode: u32,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Status change time, nanoseconds since 1970.
+    pub ctime_ns: i64,
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// For a SQLite database: a fingerprint of its `-wal` and `-journal`; else 0.
+    pub side: u64,
+}
+
+/// The entries of one directory.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Entries in any order.
+    pub entries: Vec<(RelPath, Stat)>,
+    /// Entries that cannot be replicated.
+    pub problems: Vec<Problem>,
+}
+
+/// A content that held still while it was read.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Its chunks.
+    pub content: Content,
+    /// The fingerprint it was read under.
+    pub stat: Stat,
+    /// The modification time to publish.
+    pub mtime_ns: i64,
+}
+
+/// Where an entry is kept when it must leave its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// At another path of the folder.
+    Beside(RelPath),
+    /// In the state directory's `aside/`, in this folder, under its own path.
+    Aside(String),
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// The folder as a whole is not there or not the one it was. Never a deletion.
+    #[error("the folder is not available: {0}")]
+    Root(String),
+    /// The entry changed between being planned for and being touched.
+    #[error("the entry changed meanwhile")]
+    Changed,
+    /// The content does not hold still, or a database is in the middle of a commit: try later.
+    #[error("not readable in one piece right now: {0}")]
+    Busy(String),
+    /// A directory that is to go has entries.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// There is no (real) directory to put the entry in.
+    #[error("the parent directory does not exist, or is not a directory")]
+    NoParent,
+    /// The system refused.
+    #[error("{what}: {reason}")]
+    Io {
+        /// The step.
+        what: &'static str,
+        /// The system's words.
+        reason: String,
+    },
+    /// Every step fails from here on (the simulation's power cut; a disk that failed an fsync).
+    #[error("the disk stopped: {0}")]
+    Dead(String),
+}
+
+/// The steps. Nothing is durable before the step that says so; no step leaves a half-written entry at a live path.
+///
+/// A *stage* is a file in the state directory, named by the path it is for; it survives restarts, so that a transfer
+/// resumes.
+pub trait Disk {
+    /// Is the folder there, and still the same one?
+    ///
+    /// # Errors
+    /// [`DiskError::Root`].
+    fn check_root(&mut self) -> Result<(), DiskError>;
+
+    /// The entry itself, symlinks not followed; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// Anything but absence.
+    fn stat(&mut self, path: &RelPath) -> Result<Option<Stat>, DiskError>;
+
+    /// The entries of a directory; of the folder itself for `None`.
+    ///
+    /// # Errors
+    /// If it cannot be read completely.
+    fn list(&mut self, dir: Option<&RelPath>) -> Result<Listing, DiskError>;
+
+    /// A symlink's target.
+    ///
+    /// # Errors
+    /// If it is not a symlink any more.
+    fn link_target(&mut self, path: &RelPath) -> Result<Vec<u8>, DiskError>;
+
+    /// Reads a file in one consistent piece; for a SQLite database that is a cut.
+    ///
+    /// # Errors
+    /// [`DiskError::Busy`] if it did not hold still.
+    fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError>;
+
+    /// Reads `length` bytes at `offset` of what was last read as the content of `path`. The caller checks the hash.
+    ///
+    /// # Errors
+    /// If there are not that many bytes.
+    fn read_at(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Vec<u8>, DiskError>;
+
+    /// Reads from the stage of `path`, if it has that many bytes there.
+    ///
+    /// # Errors
+    /// Anything but absence.
+    fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError>;
+
+    /// Writes into the stage of `path`, creating it.
+    ///
+    /// # Errors
+    /// As the system says; a full disk among them.
+    fn stage_write(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+
+    /// Cuts the stage to `size` and gives it its metadata.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn stage_seal(&mut self, path: &RelPath, size: u64, mode: u32, mtime_ns: i64) -> Result<(), DiskError>;
+
+    /// Makes the stage of `path` a symlink.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn stage_symlink(&mut self, path: &RelPath, target: &[u8]) -> Result<(), DiskError>;
+
+    /// Makes sealed stages durable.
+    ///
+    /// # Errors
+    /// A failed sync is never retried: [`DiskError::Dead`].
+    fn stage_sync(&mut self, paths: &[RelPath]) -> Result<(), DiskError>;
+
+    /// Removes a stage, if there is one.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn stage_discard(&mut self, path: &RelPath) -> Result<(), DiskError>;
+
+    /// Renames the stage of `stage` over `to`, if `to` is exactly as expected.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`], [`DiskError::NoParent`], or [`DiskError::NotEmpty`] if a directory stands there.
+    fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError>;
+
+    /// Makes a directory, or gives an existing one this mode.
+    ///
+    /// # Errors
+    /// [`DiskError::NoParent`]; [`DiskError::Changed`] if something else stands there.
+    fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError>;
+
+    /// Removes a file, symlink or empty directory that is exactly as expected.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`] or [`DiskError::NotEmpty`].
+    fn remove(&mut self, path: &RelPath, expect: &Stat) -> Result<(), DiskError>;
+
+    /// Gives the entry a second, durable name, where nothing stands yet. Returns the name, for people.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`] if there is nothing at `path` any more.
+    fn keep(&mut self, path: &RelPath, to: &Keep) -> Result<String, DiskError>;
+
+    /// Makes all renames, removals and new directories durable.
+    ///
+    /// # Errors
+    /// A failed sync is never retried: [`DiskError::Dead`].
+    fn sync_tree(&mut self) -> Result<(), DiskError>;
+}
+
+/// Whether `bytes` are what `hash` names.
+#[must_use]
+pub fn is_intact(bytes: &[u8], hash: &ContentHash) -> bool {
+    ContentHash::of(bytes) == *hash
+}

@@ -1,0 +1,267 @@
+//! One error per operation. Every message says what was wrong, where, and what to do.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::device::{DeviceId, FolderId};
+use crate::disk::DiskError;
+use crate::fence::SplitEpoch;
+use crate::index::IndexError;
+use crate::record::{FILE_CHUNKS_MAX, VECTOR_DEVICES_MAX};
+use crate::status::Problem;
+use crate::wire::DecodeError;
+
+/// The replica itself cannot go on: its directory or its index failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The directory.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Why a folder was not opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such directory.
+    #[error("{}: there is no such directory; create it first, or check the path", .0.display())]
+    NotFound(PathBuf),
+    /// Something else stands there.
+    #[error("{}: not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// The directory is not a replica yet.
+    #[error("{}: not initialised as a replica (no marker in its state directory); run init on it, or check that the right disk is mounted", .0.display())]
+    NotInitialised(PathBuf),
+    /// Another process, or another handle in this one, has it open.
+    #[error("{}: this folder is already open, in this or another process; only one may have it open", .0.display())]
+    Locked(PathBuf),
+    /// The state belongs to another folder than the configuration says.
+    #[error("the replica belongs to folder {found}, the configuration asks for {wanted}")]
+    WrongFolder {
+        /// As configured.
+        wanted: FolderId,
+        /// As found.
+        found: FolderId,
+    },
+    /// State of a future version, or damaged.
+    #[error("{}: {reason}; move this state directory away and run init again to join as a new replica (the files stay)", .path.display())]
+    State {
+        /// The state directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system refused.
+    #[error("{}: cannot {what}: {source}", .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Why a scan did not complete.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ScanError {
+    /// The folder was closed.
+    #[error("the folder is closed")]
+    Closed,
+    /// The directory is gone, or the index failed. Nothing was deleted.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a flush gave no token.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The folder was closed.
+    #[error("the folder is closed")]
+    Closed,
+    /// The folder has no identity yet: it is empty and never met a peer.
+    #[error("the folder has no identity yet: write something into it or connect it to a peer first")]
+    NoFolder,
+    /// Something could not be taken up, so a token would promise too much.
+    #[error("{} path(s) could not be read consistently, first: {}", .0.len(), first_problem(.0))]
+    Unstable(Vec<Problem>),
+    /// The directory is gone, or the index failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a barrier does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The folder was closed.
+    #[error("the folder is closed")]
+    Closed,
+    /// Not everybody got there in time.
+    #[error("not in time: {}", lag_list(.0))]
+    Timeout(Vec<Lag>),
+    /// The token is of another folder, or for `wait` of another device.
+    #[error("the token belongs to another folder or another replica than this call is about")]
+    Foreign,
+    /// The writes behind the token were fenced off by a newer lease; what of them was not replicated is set aside.
+    #[error("the writes behind this token were fenced off by epoch {epoch}; see `aside/` in the state directory of the replica that made it")]
+    Fenced {
+        /// The highest epoch seen.
+        epoch: u64,
+    },
+    /// The index failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Who lags, and by how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lag {
+    /// The replica that lags.
+    pub device: DeviceId,
+    /// How many sequences it lacks.
+    pub behind: u64,
+    /// Whether it is connected.
+    pub connected: bool,
+}
+
+/// Why the lease was not taken or left.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FenceError {
+    /// The folder was closed.
+    #[error("the folder is closed")]
+    Closed,
+    /// Epoch 0 means "never leased" and cannot be held.
+    #[error("epoch 0 means that the folder was never leased; leases start at 1")]
+    Zero,
+    /// A higher epoch, or this one with another holder, was seen.
+    #[error("epoch {asked} is stale: epoch {seen} is held by {holder}; ask for a new lease")]
+    Stale {
+        /// The epoch asked for.
+        asked: u64,
+        /// The highest seen.
+        seen: u64,
+        /// Its holder.
+        holder: DeviceId,
+    },
+    /// This replica lost a lease and has not yet taken the current versions back from a peer.
+    #[error("{0} path(s) still stand in a stale version; connect to a peer that has the current ones first")]
+    Resyncing(u64),
+    /// The directory is gone, or the index failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// The folder was closed.
+    #[error("the folder is closed")]
+    Closed,
+    /// The index failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a session ended, other than by the end of its stream.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The folder was closed.
+    #[error("the folder is closed")]
+    Closed,
+    /// The stream failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// The peer broke the protocol; it may be hostile, or of another version.
+    #[error("the peer broke the protocol: {0}")]
+    Protocol(#[from] Violation),
+    /// The replica itself cannot go on.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a peer did wrong. Ends its session, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// Bytes that are no message.
+    #[error("undecodable message: {0}")]
+    Decode(#[from] DecodeError),
+    /// A message before `Hello`, or a second `Hello`.
+    #[error("a message out of order: {0}")]
+    Order(&'static str),
+    /// Another folder.
+    #[error("the peer replicates folder {theirs}, this is folder {ours}: check which address belongs to which folder")]
+    WrongFolder {
+        /// Of this replica.
+        ours: FolderId,
+        /// Of the peer.
+        theirs: FolderId,
+    },
+    /// Not who was expected.
+    #[error("the peer says it is {found}, expected was {expected}")]
+    WrongDevice {
+        /// Who was expected.
+        expected: DeviceId,
+        /// Who answered.
+        found: DeviceId,
+    },
+    /// The peer is this very replica, or a copy of its state directory.
+    #[error("the peer has this replica's own device id: it is the same folder, or its state directory was copied; run init on one of them")]
+    Myself,
+    /// Neither side has a folder identity.
+    #[error("neither replica has a folder identity yet: write something into one of them first")]
+    NoFolder,
+    /// Bytes that are not what they claim to be.
+    #[error("a chunk does not match its hash, or was not asked for")]
+    BadChunk,
+    /// More than was agreed on.
+    #[error("the peer exceeded a limit: {0}")]
+    Excess(&'static str),
+    /// Sequences that do not grow, or a record that cannot be.
+    #[error("an impossible record: {0}")]
+    Record(&'static str),
+    /// One epoch, two holders.
+    #[error(transparent)]
+    Split(#[from] SplitEpoch),
+    /// Nothing was heard for too long.
+    #[error("nothing was heard from the peer for {0} s")]
+    Silent(u64),
+    /// The peer ended the session and said why.
+    #[error("the peer ended the session: {0}")]
+    Bye(String),
+}
+
+/// Why a file cannot be replicated at all: limits of the record format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum Unfit {
+    #[error("the file has more than {FILE_CHUNKS_MAX} chunks: too large for this version")]
+    TooLarge,
+    #[error("more than {VECTOR_DEVICES_MAX} devices wrote this path")]
+    TooManyDevices,
+}
+
+fn first_problem(problems: &[Problem]) -> String {
+    let path = |problem: &Problem| problem.path.as_ref().map_or_else(|| "the folder".to_owned(), ToString::to_string);
+    problems.first().map_or_else(String::new, |problem| format!("{}: {}", path(problem), problem.what))
+}
+
+fn lag_list(lags: &[Lag]) -> String {
+    let one = |lag: &Lag| {
+        let link = if lag.connected { "connected" } else { "not connected" };
+        format!("{} lags by {} change(s) ({link})", lag.device, lag.behind)
+    };
+    lags.iter().map(one).collect::<Vec<_>>().join(", ")
+}

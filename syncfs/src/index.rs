@@ -1,0 +1,269 @@
+//! [`Index`]: what a replica remembers. The driver keeps it in SQLite, tests and the simulation in memory.
+//!
+//! All changes since the last [`Index::commit`] become durable together or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use crate::device::{DeviceId, FolderId, IndexId};
+use crate::disk::Stat;
+use crate::fence::Fences;
+use crate::hash::ContentHash;
+use crate::path::RelPath;
+use crate::record::{Record, VersionVector};
+use crate::status::{Conflict, Role};
+
+/// What a replica knows about one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its current version.
+    pub record: Record,
+    /// This replica's sequence when the entry last changed.
+    pub sequence: u64,
+    /// The fingerprint of what stands on the disk for it; `None` if that is nothing, or is to be restored.
+    pub seen: Option<Stat>,
+    /// The version is of a stale tail: kept in `aside/`, still standing at the path, and replaced by whatever comes.
+    pub stale: bool,
+}
+
+/// What a replica knows about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Its name.
+    pub device: DeviceId,
+    /// The folder; `None` until the first peer is met.
+    pub folder: Option<FolderId>,
+    /// This life of the index.
+    pub index: IndexId,
+    /// The last sequence given out.
+    pub sequence: u64,
+    /// Up to which counter it knows everything of each device.
+    pub knowledge: VersionVector,
+    /// All takeovers it knows of.
+    pub fences: Fences,
+    /// What it may do with local edits.
+    pub role: Role,
+    /// How many times entries were set aside.
+    pub asides: u64,
+}
+
+/// What a replica knows about a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerState {
+    /// The peer's index, as far as it was taken over.
+    pub theirs: Option<IndexId>,
+    /// Its sequence up to which everything is durable here.
+    pub have: u64,
+    /// Our index to which `acked` belongs.
+    pub ours: Option<IndexId>,
+    /// Our sequence up to which the peer has everything durably.
+    pub acked: u64,
+}
+
+/// Where the bytes of a chunk can be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// In this file,
+    pub path: RelPath,
+    /// at this offset,
+    pub offset: u64,
+    /// this many bytes.
+    pub length: u32,
+}
+
+/// Live files, their bytes, and databases among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Live files.
+    pub files: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+/// The index failed; the folder must be closed and opened again.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the index failed: {0}")]
+pub struct IndexError(pub String);
+
+/// A replica's memory. Methods are synchronous and deterministic.
+pub trait Index {
+    /// The replica's own state.
+    ///
+    /// # Errors
+    /// If the store fails; likewise for all methods.
+    fn meta(&self) -> Result<Meta, IndexError>;
+    /// Replaces the replica's own state.
+    fn put_meta(&mut self, meta: &Meta) -> Result<(), IndexError>;
+    /// One path.
+    fn entry(&self, path: &RelPath) -> Result<Option<Entry>, IndexError>;
+    /// Adds or replaces a path.
+    fn put(&mut self, entry: &Entry) -> Result<(), IndexError>;
+    /// Forgets a path, as if it had never been.
+    fn forget(&mut self, path: &RelPath) -> Result<(), IndexError>;
+    /// Up to `limit` entries after a path, in path order.
+    fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<Entry>, IndexError>;
+    /// Everything below a directory, in path order.
+    fn below(&self, dir: &RelPath) -> Result<Vec<Entry>, IndexError>;
+    /// Up to `limit` entries that changed after a sequence, in sequence order.
+    fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError>;
+    /// Places where a chunk should be found: at most four.
+    fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError>;
+    /// What is known about a peer.
+    fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError>;
+    /// Remembers it.
+    fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError>;
+    /// All peers ever met, in order.
+    fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError>;
+    /// Records a conflict.
+    fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError>;
+    /// All recorded conflicts, oldest first.
+    fn conflicts(&self) -> Result<Vec<Conflict>, IndexError>;
+    /// Counts.
+    fn totals(&self) -> Result<Totals, IndexError>;
+    /// Makes everything since the last commit durable, at once.
+    fn commit(&mut self) -> Result<(), IndexError>;
+}
+
+/// An index in memory. [`MemoryIndex::crash`] forgets what was not committed.
+#[derive(Clone, Debug)]
+pub struct MemoryIndex {
+    now: Tables,
+    committed: Tables,
+}
+
+#[derive(Clone, Debug)]
+struct Tables {
+    meta: Meta,
+    entries: BTreeMap<RelPath, Entry>,
+    by_sequence: BTreeMap<u64, RelPath>,
+    chunks: BTreeSet<(ContentHash, RelPath, u64, u32)>,
+    peers: BTreeMap<DeviceId, PeerState>,
+    conflicts: Vec<Conflict>,
+}
+
+impl MemoryIndex {
+    /// An empty index of a new replica.
+    #[must_use]
+    pub fn new(meta: Meta) -> Self {
+        let tables = Tables {
+            meta,
+            entries: BTreeMap::new(),
+            by_sequence: BTreeMap::new(),
+            chunks: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            conflicts: Vec::new(),
+        };
+        Self { now: tables.clone(), committed: tables }
+    }
+
+    /// Back to the last commit.
+    pub fn crash(&mut self) {
+        self.now = self.committed.clone();
+    }
+
+    fn remove(&mut self, path: &RelPath) {
+        if let Some(old) = self.now.entries.remove(path) {
+            self.now.by_sequence.remove(&old.sequence);
+            for (offset, chunk) in old.record.kind.content().into_iter().flat_map(|content| content.placed()) {
+                self.now.chunks.remove(&(chunk.hash, path.clone(), offset, chunk.length));
+            }
+        }
+    }
+}
+
+impl Index for MemoryIndex {
+    fn meta(&self) -> Result<Meta, IndexError> {
+        Ok(self.now.meta.clone())
+    }
+
+    fn put_meta(&mut self, meta: &Meta) -> Result<(), IndexError> {
+        self.now.meta = meta.clone();
+        Ok(())
+    }
+
+    fn entry(&self, path: &RelPath) -> Result<Option<Entry>, IndexError> {
+        Ok(self.now.entries.get(path).cloned())
+    }
+
+    fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
+        let path = &entry.record.path;
+        self.remove(path);
+        for (offset, chunk) in entry.record.kind.content().into_iter().flat_map(|content| content.placed()) {
+            self.now.chunks.insert((chunk.hash, path.clone(), offset, chunk.length));
+        }
+        let earlier = self.now.by_sequence.insert(entry.sequence, path.clone());
+        assert!(earlier.is_none(), "a sequence is given out once");
+        self.now.entries.insert(path.clone(), entry.clone());
+        Ok(())
+    }
+
+    fn forget(&mut self, path: &RelPath) -> Result<(), IndexError> {
+        self.remove(path);
+        Ok(())
+    }
+
+    fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<Entry>, IndexError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        Ok(self.now.entries.range((from, Unbounded)).take(limit).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    fn below(&self, dir: &RelPath) -> Result<Vec<Entry>, IndexError> {
+        let all = self.now.entries.range(dir..).map(|(_, entry)| entry);
+        let near = all.take_while(|entry| entry.record.path.as_bytes().starts_with(dir.as_bytes()));
+        Ok(near.filter(|entry| entry.record.path.is_below(dir)).cloned().collect())
+    }
+
+    fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError> {
+        let Some(first) = sequence.checked_add(1) else { return Ok(Vec::new()) };
+        let paths = self.now.by_sequence.range(first..).take(limit);
+        Ok(paths.map(|(_, path)| self.now.entries[path].clone()).collect())
+    }
+
+    fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
+        let first = (*hash, RelPath::new("\x01").expect("a valid name"), 0, 0);
+        let same = self.now.chunks.range(first..);
+        let same = same.take_while(|(found, ..)| found == hash).take(4);
+        Ok(same
+            .map(|(_, path, offset, length)| Location { path: path.clone(), offset: *offset, length: *length })
+            .collect())
+    }
+
+    fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
+        Ok(self.now.peers.get(device).copied().unwrap_or_default())
+    }
+
+    fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError> {
+        self.now.peers.insert(*device, *state);
+        Ok(())
+    }
+
+    fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError> {
+        Ok(self.now.peers.iter().map(|(device, state)| (*device, *state)).collect())
+    }
+
+    fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError> {
+        if !self.now.conflicts.contains(conflict) {
+            self.now.conflicts.push(conflict.clone());
+        }
+        Ok(())
+    }
+
+    fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
+        Ok(self.now.conflicts.clone())
+    }
+
+    fn totals(&self) -> Result<Totals, IndexError> {
+        let files = self.now.entries.values().filter_map(|entry| entry.record.kind.content());
+        Ok(files.fold(Totals::default(), |totals, content| Totals {
+            files: totals.files + 1,
+            bytes: totals.bytes + content.size(),
+        }))
+    }
+
+    fn commit(&mut self) -> Result<(), IndexError> {
+        self.committed = self.now.clone();
+        Ok(())
+    }
+}

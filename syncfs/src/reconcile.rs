@@ -1,0 +1,194 @@
+//! [`reconcile`]: the one decision about one path, pure and the same on every replica.
+//!
+//! The three trees of a synchroniser are here two records: the synced base is what both version vectors have seen,
+//! so "theirs changed and ours did not" is exactly "their vector is newer".
+
+use crate::device::DeviceId;
+use crate::path::{NAME_BYTES_MAX, RelPath};
+use crate::record::{Causality, Kind, Record, VersionVector};
+
+/// What to do with a peer's version of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decision {
+    /// Ours is equal or newer: nothing.
+    Keep,
+    /// Both say the same of the same path: only remember that both histories were seen.
+    Merge(VersionVector),
+    /// Theirs replaces ours, which it has seen.
+    Take,
+    /// Written concurrently. The winner stays at the path with the merged vector; the loser is kept beside it under
+    /// `copy`, unless there is nothing to keep (a deletion, or a directory against a directory).
+    Conflict {
+        /// Whether the peer's version wins.
+        theirs_wins: bool,
+        /// The vector of the resolved version.
+        version: VersionVector,
+        /// Where the loser is kept.
+        copy: Option<RelPath>,
+    },
+}
+
+/// Decides between our version of a path, if any, and a peer's.
+#[must_use]
+pub fn reconcile(ours: Option<&Record>, theirs: &Record) -> Decision {
+    let Some(ours) = ours else { return Decision::Take };
+    match ours.version.compare(&theirs.version) {
+        Causality::Equal | Causality::Newer => Decision::Keep,
+        Causality::Older => Decision::Take,
+        Causality::Concurrent => {
+            let version = ours.version.merged(&theirs.version);
+            if ours.kind == theirs.kind && ours.by == theirs.by && ours.epoch == theirs.epoch {
+                return Decision::Merge(version);
+            }
+            let theirs_wins = theirs.rank(ours).is_gt();
+            let (winner, loser) = if theirs_wins { (theirs, ours) } else { (ours, theirs) };
+            let worth_keeping = loser.kind != winner.kind && loser.kind.is_live() && !loser.kind.is_dir();
+            Decision::Conflict { theirs_wins, version, copy: worth_keeping.then(|| conflict_path(loser)) }
+        }
+    }
+}
+
+/// The name beside its path under which a version that lost is kept:
+/// `name.conflict-<YYYYMMDD-HHMMSS>-<device>.ext`, of its modification time (UTC) and its writer, so that every replica
+/// picks the same one. Versions of one second are told apart by their counter.
+#[must_use]
+pub fn conflict_path(loser: &Record) -> RelPath {
+    let mtime_ns = match &loser.kind {
+        Kind::File { mtime_ns, .. } => *mtime_ns,
+        _ => 0,
+    };
+    let label =
+        format!(".conflict-{}-{}-{:x}", utc_stamp(mtime_ns), short_device(&loser.by), loser.counter() & 0xffff);
+    let name = loser.path.name();
+    let dot = name.iter().rposition(|&byte| byte == b'.').filter(|&at| at > 0 && name.len() - at <= 16);
+    let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
+    let room = NAME_BYTES_MAX - label.len() - extension.len();
+    let stem = &stem[..stem.len().min(room)];
+    let name = [stem, label.as_bytes(), extension].concat();
+    // Only a path at the very limit of length has no room: then the copy stands at the top of the folder.
+    loser
+        .path
+        .with_name(&name)
+        .or_else(|_| RelPath::new(&name))
+        .expect("a conflict name is not empty, not reserved, has no slash and fits NAME_BYTES_MAX")
+}
+
+fn short_device(device: &DeviceId) -> String {
+    device.short()
+}
+
+/// `YYYYMMDD-HHMMSS` in UTC; days to civil date after Howard Hinnant's `civil_from_days`.
+fn utc_stamp(time_ns: i64) -> String {
+    let seconds = time_ns.div_euclid(1_000_000_000);
+    let (days, second_of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::ContentHash;
+    use crate::record::{Chunk, Content};
+    use proptest::prelude::*;
+
+    fn device(id: u8) -> DeviceId {
+        DeviceId::from_bytes([id; 32])
+    }
+
+    fn file(by: u8, counter: u64, mtime_ns: i64, text: &str) -> Record {
+        let content =
+            Content::new(vec![Chunk { hash: ContentHash::of(text.as_bytes()), length: text.len() as u32 }]);
+        Record {
+            path: RelPath::new("dir/notes.txt").unwrap(),
+            kind: Kind::File { mode: 0o644, mtime_ns, content },
+            version: [(device(by), counter)].into_iter().collect(),
+            by: device(by),
+            epoch: 0,
+        }
+    }
+
+    #[test]
+    fn the_newer_one_wins_and_the_loser_keeps_its_extension() {
+        let (ours, theirs) = (file(1, 1, 1_000_000_000, "a"), file(2, 1, 2_000_000_000, "b"));
+        let Decision::Conflict { theirs_wins: true, copy: Some(copy), .. } = reconcile(Some(&ours), &theirs) else {
+            panic!("expected a conflict that theirs wins");
+        };
+        let name = copy.to_string();
+        assert!(name.starts_with("dir/notes.conflict-19700101-000001-"), "{name}");
+        assert!(name.ends_with("-1.txt"), "{name}");
+    }
+
+    #[test]
+    fn an_edit_beats_a_deletion_and_nothing_is_kept_beside() {
+        let edit = file(1, 1, 5, "a");
+        let deletion = Record { kind: Kind::Deleted, ..file(2, 1, 9, "b") };
+        for (ours, theirs, wins) in [(&edit, &deletion, false), (&deletion, &edit, true)] {
+            let Decision::Conflict { theirs_wins, copy: None, .. } = reconcile(Some(ours), theirs) else {
+                panic!("expected a conflict without a copy");
+            };
+            assert_eq!(theirs_wins, wins);
+        }
+    }
+
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(utc_stamp(951_782_400_000_000_000), "20000229-000000");
+        assert_eq!(utc_stamp(1_796_041_234_000_000_000), "20261130-122034");
+        assert_eq!(utc_stamp(-1), "19691231-235959");
+    }
+
+    #[test]
+    fn a_conflict_name_fits_even_where_the_path_is_full() {
+        let mut loser = file(1, 1, 0, "a");
+        loser.path = RelPath::new(vec![b'n'; NAME_BYTES_MAX]).unwrap();
+        assert!(conflict_path(&loser).name().len() <= NAME_BYTES_MAX);
+        loser.path = RelPath::new(vec!["d".repeat(127); 16].join("/")).unwrap();
+        assert_eq!(conflict_path(&loser).depth(), 1, "no room below a path of full length");
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        (0_u8..3, 1_u64..3, 0_u8..4, 0_i64..3, proptest::collection::btree_map(0_u8..3, 1_u64..3, 0..3)).prop_map(
+            |(by, counter, kind, mtime, seen)| {
+                let mut record = file(by, counter, mtime, if mtime == 0 { "x" } else { "y" });
+                record.kind = match kind {
+                    0 => Kind::Deleted,
+                    1 => Kind::Dir { mode: 0o755 },
+                    2 => Kind::Symlink { target: b"t".to_vec() },
+                    _ => record.kind,
+                };
+                seen.into_iter().for_each(|(id, seen)| record.version.raise(device(id), seen));
+                record
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn both_sides_come_to_the_same_version(a in any_record(), b in any_record()) {
+            prop_assume!(!(a.by == b.by && a.counter() == b.counter() && a.kind != b.kind));
+            let after = |ours: &Record, theirs: &Record| match reconcile(Some(ours), theirs) {
+                Decision::Keep => (ours.kind.clone(), ours.version.clone(), None),
+                Decision::Take => (theirs.kind.clone(), theirs.version.clone(), None),
+                Decision::Merge(version) => (ours.kind.clone(), version, None),
+                Decision::Conflict { theirs_wins, version, copy } => {
+                    ((if theirs_wins { theirs } else { ours }).kind.clone(), version, copy)
+                }
+            };
+            if a.version != b.version {
+                prop_assert_eq!(after(&a, &b), after(&b, &a));
+            }
+            prop_assert_eq!(reconcile(Some(&a), &a), Decision::Keep);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! [`Record`]: what one replica says about one path. [`VersionVector`]: which writes it has seen.
+//!
+//! A version is written by one device under a *dot* `(device, counter)`. The counter is the device's folder-wide
+//! sequence, so it is never used twice, on whatever path. A vector maps every device to the highest counter seen;
+//! the same type, kept for a whole replica, is its *knowledge*.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use crate::device::DeviceId;
+use crate::hash::ContentHash;
+use crate::path::RelPath;
+
+/// Most devices in one version vector.
+pub const VECTOR_DEVICES_MAX: usize = 64;
+/// Most chunks in one file; with the largest average chunk that is about 60 GiB.
+pub const FILE_CHUNKS_MAX: usize = 60_000;
+/// Longest symlink target, in bytes.
+pub const TARGET_BYTES_MAX: usize = 4095;
+
+/// The highest counter seen of every device. Counters only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionVector(BTreeMap<DeviceId, u64>);
+
+/// How two vectors relate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Causality {
+    /// The same writes were seen.
+    Equal,
+    /// The left one has seen all of the right one, and more.
+    Newer,
+    /// The right one has seen all of the left one, and more.
+    Older,
+    /// Each has seen something that the other has not.
+    Concurrent,
+}
+
+impl VersionVector {
+    /// The counter of `device`; 0 if nothing of it was seen.
+    #[must_use]
+    pub fn counter(&self, device: &DeviceId) -> u64 {
+        self.0.get(device).copied().unwrap_or(0)
+    }
+
+    /// Raises `device` to at least `counter`.
+    pub fn raise(&mut self, device: DeviceId, counter: u64) {
+        let slot = self.0.entry(device).or_insert(0);
+        *slot = (*slot).max(counter);
+    }
+
+    /// Everything that either has seen.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        for (device, counter) in &other.0 {
+            all.raise(*device, *counter);
+        }
+        all
+    }
+
+    /// Compares causally.
+    #[must_use]
+    pub fn compare(&self, other: &Self) -> Causality {
+        match (self.covers(other), other.covers(self)) {
+            (true, true) => Causality::Equal,
+            (true, false) => Causality::Newer,
+            (false, true) => Causality::Older,
+            (false, false) => Causality::Concurrent,
+        }
+    }
+
+    /// Whether every write that `other` has seen was seen here.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        other.0.iter().all(|(device, counter)| self.counter(device) >= *counter)
+    }
+
+    /// Devices and counters in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&DeviceId, &u64)> {
+        self.0.iter()
+    }
+
+    /// How many devices.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing was seen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(DeviceId, u64)> for VersionVector {
+    fn from_iter<T: IntoIterator<Item = (DeviceId, u64)>>(pairs: T) -> Self {
+        let mut vector = Self::default();
+        pairs.into_iter().for_each(|(device, counter)| vector.raise(device, counter));
+        vector
+    }
+}
+
+/// One piece of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// BLAKE3 of its bytes.
+    pub hash: ContentHash,
+    /// Its length in bytes, never 0.
+    pub length: u32,
+}
+
+/// A file's content: its chunks in order. An empty file has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content(Vec<Chunk>);
+
+impl Content {
+    /// Takes a list of chunks.
+    #[must_use]
+    pub fn new(chunks: Vec<Chunk>) -> Self {
+        Self(chunks)
+    }
+
+    /// The chunks in order.
+    #[must_use]
+    pub fn chunks(&self) -> &[Chunk] {
+        &self.0
+    }
+
+    /// Total length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.0.iter().map(|chunk| u64::from(chunk.length)).sum()
+    }
+
+    /// Names the content: BLAKE3 over hash and length of every chunk.
+    #[must_use]
+    pub fn root(&self) -> ContentHash {
+        let mut hasher = blake3::Hasher::new();
+        for chunk in &self.0 {
+            hasher.update(chunk.hash.as_bytes()).update(&chunk.length.to_le_bytes());
+        }
+        ContentHash::from_bytes(*hasher.finalize().as_bytes())
+    }
+
+    /// Every chunk with its offset in the file.
+    pub fn placed(&self) -> impl Iterator<Item = (u64, Chunk)> {
+        self.0.iter().scan(0, |offset, chunk| {
+            let at = *offset;
+            *offset += u64::from(chunk.length);
+            Some((at, *chunk))
+        })
+    }
+}
+
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A regular file.
+    File {
+        /// Permission bits (`0o7777`).
+        mode: u32,
+        /// Modification time, nanoseconds since 1970.
+        mtime_ns: i64,
+        /// Its chunks.
+        content: Content,
+    },
+    /// A directory, also an empty one.
+    Dir {
+        /// Permission bits (`0o7777`).
+        mode: u32,
+    },
+    /// A symbolic link, never followed.
+    Symlink {
+        /// Its target, as it stands there.
+        target: Vec<u8>,
+    },
+    /// Nothing: it was deleted (a tombstone).
+    Deleted,
+}
+
+impl Kind {
+    /// Whether something is there.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !matches!(self, Self::Deleted)
+    }
+
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        matches!(self, Self::Dir { .. })
+    }
+
+    /// The content, of a file.
+    #[must_use]
+    pub fn content(&self) -> Option<&Content> {
+        match self {
+            Self::File { content, .. } => Some(content),
+            _ => None,
+        }
+    }
+
+    /// Its size in bytes; 0 for all but files.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.content().map_or(0, Content::size)
+    }
+}
+
+/// One version of one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where.
+    pub path: RelPath,
+    /// What.
+    pub kind: Kind,
+    /// Which writes of this path it has seen, its own included.
+    pub version: VersionVector,
+    /// The device that wrote it.
+    pub by: DeviceId,
+    /// The fence epoch under which it was written (see [`crate::fence`]).
+    pub epoch: u64,
+}
+
+impl Record {
+    /// The counter under which [`Record::by`] wrote it. Merging vectors never changes it: a device's writes of one
+    /// path have seen each other, so no concurrent version can know a later one.
+    #[must_use]
+    pub fn counter(&self) -> u64 {
+        self.version.counter(&self.by)
+    }
+
+    /// Whether a replica with this knowledge has seen the write.
+    #[must_use]
+    pub fn is_known_to(&self, knowledge: &VersionVector) -> bool {
+        knowledge.counter(&self.by) >= self.counter()
+    }
+
+    /// A total order on versions, the same on every replica, that picks the winner of a conflict: something over
+    /// nothing, a directory over what would hide its children, then the later modification time, then device and
+    /// content.
+    #[must_use]
+    pub fn rank(&self, other: &Self) -> Ordering {
+        let key = |record: &Self| {
+            let (mtime, detail) = match &record.kind {
+                Kind::File { mode, mtime_ns, content } => (*mtime_ns, (*mode, content.root().as_bytes().to_vec())),
+                Kind::Dir { mode } => (0, (*mode, Vec::new())),
+                Kind::Symlink { target } => (0, (0, target.clone())),
+                Kind::Deleted => (0, (0, Vec::new())),
+            };
+            (record.kind.is_live(), record.kind.is_dir(), mtime, record.by, record.counter(), detail)
+        };
+        key(self).cmp(&key(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn vector() -> impl Strategy<Value = VersionVector> {
+        proptest::collection::btree_map(0_u8..4, 1_u64..4, 0..4)
+            .prop_map(|map| map.into_iter().map(|(id, counter)| (DeviceId::from_bytes([id; 32]), counter)).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_commutative_associative_idempotent_and_covers(a in vector(), b in vector(), c in vector()) {
+            prop_assert_eq!(a.merged(&b), b.merged(&a));
+            prop_assert_eq!(a.merged(&b).merged(&c), a.merged(&b.merged(&c)));
+            prop_assert_eq!(a.merged(&a), a.clone());
+            prop_assert!(a.merged(&b).covers(&a) && a.merged(&b).covers(&b));
+        }
+
+        #[test]
+        fn comparing_is_antisymmetric(a in vector(), b in vector()) {
+            let mirrored = match b.compare(&a) {
+                Causality::Newer => Causality::Older,
+                Causality::Older => Causality::Newer,
+                same => same,
+            };
+            prop_assert_eq!(a.compare(&b), mirrored);
+            prop_assert_eq!(a.compare(&b) == Causality::Equal, a == b);
+        }
+
+        #[test]
+        fn a_new_write_is_newer_than_what_it_saw(a in vector(), id in 0_u8..4) {
+            let device = DeviceId::from_bytes([id; 32]);
+            let mut written = a.clone();
+            written.raise(device, a.counter(&device) + 1);
+            prop_assert_eq!(written.compare(&a), Causality::Newer);
+        }
+    }
+
+    #[test]
+    fn chunks_are_placed_one_after_the_other() {
+        let chunk = |length| Chunk { hash: ContentHash::of(b"x"), length };
+        let content = Content::new(vec![chunk(5), chunk(7)]);
+        assert_eq!(content.placed().map(|(offset, _)| offset).collect::<Vec<_>>(), [0, 5]);
+        assert_eq!(content.size(), 12);
+        assert_ne!(content.root(), Content::new(vec![chunk(7), chunk(5)]).root());
+    }
+}

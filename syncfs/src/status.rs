@@ -1,0 +1,159 @@
+//! What a folder says about itself: status, reports, conflicts, events. Plain values, no behaviour.
+
+use crate::device::{DeviceId, FolderId, IndexId};
+use crate::path::RelPath;
+
+/// What this replica may do with local edits (see [`crate::fence`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// The folder was never leased: every replica writes, conflicts keep both.
+    #[default]
+    Shared,
+    /// This replica is the one writer under the current epoch.
+    Holder,
+    /// Somebody else may be the writer: local edits are set aside and undone.
+    Follower,
+}
+
+/// A snapshot of a folder's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// This replica.
+    pub device: DeviceId,
+    /// The folder; `None` until an empty replica has met its first peer.
+    pub folder: Option<FolderId>,
+    /// This life of the index.
+    pub index: IndexId,
+    /// Live files.
+    pub files: u64,
+    /// Their total size in bytes.
+    pub bytes: u64,
+    /// Live SQLite databases among them.
+    pub databases: u64,
+    /// The local sequence: grows with every change of the index.
+    pub sequence: u64,
+    /// The highest fence epoch ever seen.
+    pub epoch: u64,
+    /// What this replica may do with local edits.
+    pub role: Role,
+    /// Versions that are decided on but not yet durable here.
+    pub pending: u64,
+    /// Every peer ever met.
+    pub peers: Vec<PeerStatus>,
+    /// What could not be read, cut or applied, and why. Empty when all is well.
+    pub problems: Vec<Problem>,
+    /// How many conflicts were ever recorded here.
+    pub conflicts: u64,
+    /// Records refused because they were written under a stale epoch.
+    pub refused: u64,
+}
+
+/// One peer as this replica knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The peer.
+    pub device: DeviceId,
+    /// Whether a session with it is open.
+    pub connected: bool,
+    /// Our sequence up to which it has everything durably.
+    pub acked: u64,
+    /// How many sequences it lacks.
+    pub behind: u64,
+}
+
+/// Something that a person should look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// Where; `None` for the folder as a whole.
+    pub path: Option<RelPath>,
+    /// What is wrong, in words.
+    pub what: String,
+}
+
+/// Two versions were written at once; both were kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conflict {
+    /// The path that both wrote.
+    pub path: RelPath,
+    /// Where the version that lost is kept, as an ordinary file of the folder.
+    pub kept_as: RelPath,
+    /// Who wrote the version that lost.
+    pub device: DeviceId,
+}
+
+/// Something happened. Events may be missed by a slow subscriber; the status never lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A local change was found and became a version.
+    Changed(RelPath),
+    /// A peer's version became visible here, durably.
+    Applied(RelPath),
+    /// Both versions were kept.
+    Conflict(Conflict),
+    /// A local version lost its right to exist (a stale epoch, or an edit on a follower) and was kept in the state
+    /// directory under this name, relative to `aside/`.
+    SetAside {
+        /// Where it stood.
+        path: RelPath,
+        /// Where it is kept.
+        kept_as: String,
+    },
+    /// A peer offered a version of a stale epoch; it was refused.
+    Refused(RelPath),
+    /// A higher epoch was seen.
+    Fenced {
+        /// The epoch.
+        epoch: u64,
+        /// Who holds it.
+        holder: DeviceId,
+    },
+    /// A peer has everything up to this sequence of ours.
+    Acked {
+        /// The peer.
+        device: DeviceId,
+        /// Our sequence.
+        sequence: u64,
+    },
+    /// A session with this peer began.
+    Connected(DeviceId),
+    /// It ended.
+    Disconnected(DeviceId),
+    /// Something needs a person's attention.
+    Problem(Problem),
+}
+
+/// What one session did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The peer, if it got as far as saying who it is.
+    pub peer: Option<DeviceId>,
+    /// Bytes received, framing included.
+    pub received_bytes: u64,
+    /// Bytes sent, framing included.
+    pub sent_bytes: u64,
+    /// Versions of the peer that became durable here.
+    pub applied: u64,
+    /// Chunks received.
+    pub chunks: u64,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScanReport {
+    /// Entries looked at.
+    pub seen: u64,
+    /// Entries that became a new version.
+    pub changed: u64,
+    /// Entries that are gone.
+    pub deleted: u64,
+    /// Paths that could not be taken up; they keep their last version.
+    pub problems: Vec<Problem>,
+}

@@ -1,0 +1,415 @@
+//! Bytes <-> [`Message`]. Integers are little-endian; lists and texts have a `u32` count before them, which is checked
+//! against its limit and against the bytes that are left before anything is allocated.
+
+use thiserror::Error;
+
+use super::{BYE_BYTES_MAX, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, WANT_MAX};
+use crate::chunk::CHUNK_BYTES_MAX;
+use crate::device::{DeviceId, FolderId, IndexId};
+use crate::fence::{FENCES_MAX, Fence};
+use crate::hash::ContentHash;
+use crate::path::{PATH_BYTES_MAX, PathError, RelPath};
+use crate::record::{
+    Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, TARGET_BYTES_MAX, VECTOR_DEVICES_MAX, VersionVector,
+};
+
+/// The version of a record's encoding, its first byte on the wire and in the index.
+const RECORD_VERSION: u8 = 1;
+/// Largest offset and time that a filesystem can hold.
+const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// They end too early.
+    #[error("truncated")]
+    Truncated,
+    /// There are more than the message needs.
+    #[error("bytes left over at the end")]
+    Trailing,
+    /// A type, kind or version byte that this version does not know.
+    #[error("unknown {0}")]
+    Unknown(&'static str),
+    /// A count, length or size above its limit.
+    #[error("{0} above its limit")]
+    Limit(&'static str),
+    /// A path that would be dangerous.
+    #[error("bad path: {0}")]
+    Path(#[from] PathError),
+    /// A value that cannot be.
+    #[error("invalid {0}")]
+    Invalid(&'static str),
+}
+
+/// Encodes a message, without the frame's length.
+#[must_use]
+pub fn encode(message: &Message) -> Vec<u8> {
+    let mut out = Writer(Vec::new());
+    match message {
+        Message::Hello { version, folder, device, index, fences } => {
+            out.byte(1);
+            out.0.extend_from_slice(&version.to_le_bytes());
+            out.byte(u8::from(folder.is_some()));
+            folder.iter().for_each(|folder| out.0.extend_from_slice(folder.as_bytes()));
+            out.0.extend_from_slice(device.as_bytes());
+            out.word(index.0);
+            out.fences(fences);
+        }
+        Message::State { index, fences } => {
+            out.byte(2);
+            out.word(index.0);
+            out.fences(fences);
+        }
+        Message::Have { index, since } => {
+            out.byte(3);
+            out.word(index.0);
+            out.word(*since);
+        }
+        Message::Records { index, records, through, knowledge, complete } => {
+            out.byte(4);
+            out.word(index.0);
+            out.word(*through);
+            out.byte(u8::from(*complete));
+            out.vector(knowledge);
+            out.count(records.len());
+            for numbered in records {
+                out.word(numbered.sequence);
+                out.record(&numbered.record);
+            }
+        }
+        Message::Ack { index, durable, taken } => {
+            out.byte(5);
+            out.word(index.0);
+            out.word(*durable);
+            out.word(*taken);
+        }
+        Message::Want(hashes) => {
+            out.byte(6);
+            out.count(hashes.len());
+            hashes.iter().for_each(|hash| out.0.extend_from_slice(hash.as_bytes()));
+        }
+        Message::Chunk { hash, bytes } => {
+            out.byte(7);
+            out.0.extend_from_slice(hash.as_bytes());
+            out.bytes(bytes);
+        }
+        Message::Gone(hash) => {
+            out.byte(8);
+            out.0.extend_from_slice(hash.as_bytes());
+        }
+        Message::Refused { path, epoch } => {
+            out.byte(9);
+            out.bytes(path.as_bytes());
+            out.word(*epoch);
+        }
+        Message::Ping => out.byte(10),
+        Message::Bye(reason) => {
+            out.byte(11);
+            out.bytes(reason.as_bytes());
+        }
+    }
+    out.0
+}
+
+/// Decodes one message that fills `bytes` exactly.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
+    if bytes.len() > FRAME_BYTES_MAX {
+        return Err(DecodeError::Limit("frame"));
+    }
+    let mut input = Reader(bytes);
+    let message = match input.byte()? {
+        1 => Message::Hello {
+            version: u16::from_le_bytes(input.array()?),
+            folder: if input.flag()? { Some(FolderId::from_bytes(input.array()?)) } else { None },
+            device: DeviceId::from_bytes(input.array()?),
+            index: IndexId(input.word()?),
+            fences: input.fences()?,
+        },
+        2 => Message::State { index: IndexId(input.word()?), fences: input.fences()? },
+        3 => Message::Have { index: IndexId(input.word()?), since: input.word()? },
+        4 => input.records()?,
+        5 => Message::Ack { index: IndexId(input.word()?), durable: input.word()?, taken: input.word()? },
+        6 => {
+            let count = input.count(WANT_MAX, 32, "want list")?;
+            Message::Want((0..count).map(|_| input.hash()).collect::<Result<_, _>>()?)
+        }
+        7 => Message::Chunk { hash: input.hash()?, bytes: input.bytes(CHUNK_BYTES_MAX, "chunk")?.to_vec() },
+        8 => Message::Gone(input.hash()?),
+        9 => Message::Refused { path: input.path()?, epoch: input.word()? },
+        10 => Message::Ping,
+        11 => {
+            let text = input.bytes(BYE_BYTES_MAX, "reason")?;
+            Message::Bye(String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Invalid("text"))?)
+        }
+        _ => return Err(DecodeError::Unknown("message type")),
+    };
+    input.end()?;
+    Ok(message)
+}
+
+/// Encodes what a record says, without its path: how the index stores it.
+#[must_use]
+pub(crate) fn encode_record(record: &Record) -> Vec<u8> {
+    let mut out = Writer(Vec::new());
+    out.record(record);
+    out.0
+}
+
+/// The inverse of [`encode_record`].
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
+    let mut input = Reader(bytes);
+    let record = input.record()?;
+    input.end()?;
+    Ok(record)
+}
+
+/// Encodes a vector: how the index stores it.
+#[must_use]
+pub(crate) fn encode_vector(vector: &VersionVector) -> Vec<u8> {
+    let mut out = Writer(Vec::new());
+    out.vector(vector);
+    out.0
+}
+
+/// The inverse of [`encode_vector`].
+pub(crate) fn decode_vector(bytes: &[u8]) -> Result<VersionVector, DecodeError> {
+    let mut input = Reader(bytes);
+    let vector = input.vector()?;
+    input.end()?;
+    Ok(vector)
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    fn word(&mut self, word: u64) {
+        self.0.extend_from_slice(&word.to_le_bytes());
+    }
+
+    fn half(&mut self, half: u32) {
+        self.0.extend_from_slice(&half.to_le_bytes());
+    }
+
+    fn count(&mut self, count: usize) {
+        self.half(u32::try_from(count).expect("every list has a limit far below 2^32"));
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn vector(&mut self, vector: &VersionVector) {
+        self.count(vector.len());
+        for (device, counter) in vector.iter() {
+            self.0.extend_from_slice(device.as_bytes());
+            self.word(*counter);
+        }
+    }
+
+    fn fences(&mut self, fences: &[Fence]) {
+        self.count(fences.len());
+        for fence in fences {
+            self.word(fence.epoch);
+            self.0.extend_from_slice(fence.holder.as_bytes());
+            self.vector(&fence.base);
+        }
+    }
+
+    fn record(&mut self, record: &Record) {
+        self.byte(RECORD_VERSION);
+        self.bytes(record.path.as_bytes());
+        self.0.extend_from_slice(record.by.as_bytes());
+        self.word(record.epoch);
+        self.vector(&record.version);
+        match &record.kind {
+            Kind::Deleted => self.byte(0),
+            Kind::File { mode, mtime_ns, content } => {
+                self.byte(1);
+                self.half(*mode);
+                self.0.extend_from_slice(&mtime_ns.to_le_bytes());
+                self.count(content.chunks().len());
+                for chunk in content.chunks() {
+                    self.0.extend_from_slice(chunk.hash.as_bytes());
+                    self.half(chunk.length);
+                }
+            }
+            Kind::Dir { mode } => {
+                self.byte(2);
+                self.half(*mode);
+            }
+            Kind::Symlink { target } => {
+                self.byte(3);
+                self.bytes(target);
+            }
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        Ok(self.take(N)?.try_into().expect("take gives exactly N bytes"))
+    }
+
+    fn byte(&mut self) -> Result<u8, DecodeError> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn flag(&mut self) -> Result<bool, DecodeError> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Invalid("flag")),
+        }
+    }
+
+    fn half(&mut self) -> Result<u32, DecodeError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn word(&mut self) -> Result<u64, DecodeError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn hash(&mut self) -> Result<ContentHash, DecodeError> {
+        Ok(ContentHash::from_bytes(self.array()?))
+    }
+
+    /// A count of items of at least `least` bytes each.
+    fn count(&mut self, most: usize, least: usize, what: &'static str) -> Result<usize, DecodeError> {
+        let count = self.half()? as usize;
+        if count > most {
+            return Err(DecodeError::Limit(what));
+        }
+        if count * least > self.0.len() {
+            return Err(DecodeError::Truncated);
+        }
+        Ok(count)
+    }
+
+    fn bytes(&mut self, most: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
+        let length = self.count(most, 1, what)?;
+        self.take(length)
+    }
+
+    fn path(&mut self) -> Result<RelPath, DecodeError> {
+        Ok(RelPath::new(self.bytes(PATH_BYTES_MAX, "path")?)?)
+    }
+
+    fn vector(&mut self) -> Result<VersionVector, DecodeError> {
+        let count = self.count(VECTOR_DEVICES_MAX, 40, "version vector")?;
+        let mut vector = VersionVector::default();
+        let mut last = None;
+        for _ in 0..count {
+            let device = DeviceId::from_bytes(self.array()?);
+            let counter = self.word()?;
+            if last >= Some(device) || counter == 0 || counter > SIZE_MAX {
+                return Err(DecodeError::Invalid("version vector"));
+            }
+            last = Some(device);
+            vector.raise(device, counter);
+        }
+        Ok(vector)
+    }
+
+    fn fences(&mut self) -> Result<Vec<Fence>, DecodeError> {
+        let count = self.count(FENCES_MAX, 44, "fence list")?;
+        let mut fences: Vec<Fence> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let fence = Fence {
+                epoch: self.word()?,
+                holder: DeviceId::from_bytes(self.array()?),
+                base: self.vector()?,
+            };
+            if fence.epoch <= fences.last().map_or(0, |fence| fence.epoch) || fence.epoch > SIZE_MAX {
+                return Err(DecodeError::Invalid("fence list"));
+            }
+            fences.push(fence);
+        }
+        Ok(fences)
+    }
+
+    fn records(&mut self) -> Result<Message, DecodeError> {
+        let index = IndexId(self.word()?);
+        let through = self.word()?;
+        let complete = self.flag()?;
+        let knowledge = self.vector()?;
+        let count = self.count(RECORDS_MAX, 60, "record list")?;
+        let mut records = Vec::with_capacity(count);
+        for _ in 0..count {
+            records.push(Numbered { sequence: self.word()?, record: self.record()? });
+        }
+        Ok(Message::Records { index, records, through, knowledge, complete })
+    }
+
+    fn record(&mut self) -> Result<Record, DecodeError> {
+        if self.byte()? != RECORD_VERSION {
+            return Err(DecodeError::Unknown("record version"));
+        }
+        let path = self.path()?;
+        let by = DeviceId::from_bytes(self.array()?);
+        let epoch = self.word()?;
+        let version = self.vector()?;
+        if version.counter(&by) == 0 {
+            return Err(DecodeError::Invalid("writer of a record"));
+        }
+        let kind = match self.byte()? {
+            0 => Kind::Deleted,
+            1 => Kind::File {
+                mode: self.mode()?,
+                mtime_ns: i64::from_le_bytes(self.array()?),
+                content: self.content()?,
+            },
+            2 => Kind::Dir { mode: self.mode()? },
+            3 => Kind::Symlink { target: self.target()? },
+            _ => return Err(DecodeError::Unknown("record kind")),
+        };
+        Ok(Record { path, kind, version, by, epoch })
+    }
+
+    fn mode(&mut self) -> Result<u32, DecodeError> {
+        let mode = self.half()?;
+        if mode & !0o7777 == 0 { Ok(mode) } else { Err(DecodeError::Invalid("permission bits")) }
+    }
+
+    fn target(&mut self) -> Result<Vec<u8>, DecodeError> {
+        let target = self.bytes(TARGET_BYTES_MAX, "symlink target")?;
+        if target.is_empty() || target.contains(&0) {
+            return Err(DecodeError::Invalid("symlink target"));
+        }
+        Ok(target.to_vec())
+    }
+
+    fn content(&mut self) -> Result<Content, DecodeError> {
+        let count = self.count(FILE_CHUNKS_MAX, 36, "chunk list")?;
+        let mut chunks = Vec::with_capacity(count);
+        for _ in 0..count {
+            let chunk = Chunk { hash: self.hash()?, length: self.half()? };
+            if chunk.length == 0 || chunk.length as usize > CHUNK_BYTES_MAX {
+                return Err(DecodeError::Limit("chunk length"));
+            }
+            chunks.push(chunk);
+        }
+        Ok(Content::new(chunks))
+    }
+
+    fn end(&self) -> Result<(), DecodeError> {
+        if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Trailing) }
+    }
+}

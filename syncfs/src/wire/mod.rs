@@ -1,0 +1,112 @@
+//! What replicas say to each other: the message set and its limits. [`encode`] and [`decode`] are total: any bytes
+//! give a message or a [`DecodeError`], never a panic, and never more memory than the frame itself justifies.
+//!
+//! A frame is a `u32` length (little-endian, of what follows) and a message: one type byte and its fields.
+//! `tests/vectors` pins every message's bytes; a change of them needs a new [`VERSION`].
+
+mod codec;
+
+pub use codec::{DecodeError, decode, encode};
+
+use crate::device::{DeviceId, FolderId, IndexId};
+use crate::fence::Fence;
+use crate::hash::ContentHash;
+use crate::path::RelPath;
+use crate::record::{Record, VersionVector};
+
+/// The version of this message set.
+pub const VERSION: u16 = 1;
+/// The largest message, in bytes, without the length before it.
+pub const FRAME_BYTES_MAX: usize = (4 << 20) + (64 << 10);
+/// Most records in one [`Message::Records`].
+pub const RECORDS_MAX: usize = 512;
+/// Most hashes in one [`Message::Want`].
+pub const WANT_MAX: usize = 128;
+/// Longest text in [`Message::Bye`], in bytes.
+pub const BYE_BYTES_MAX: usize = 512;
+
+/// A record with the sender's sequence of its entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// The sender's sequence.
+    pub sequence: u64,
+    /// The record.
+    pub record: Record,
+}
+
+/// One message. Both sides of a stream are equal; each may send any of these at any time after its `Hello`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Message {
+    /// First on the stream: who I am, and under which fences.
+    Hello {
+        /// [`VERSION`] of the sender.
+        version: u16,
+        /// The folder; `None` from an empty replica that takes the other's.
+        folder: Option<FolderId>,
+        /// The sender.
+        device: DeviceId,
+        /// Its index.
+        index: IndexId,
+        /// All takeovers it knows of.
+        fences: Vec<Fence>,
+    },
+    /// My index began a new life, or I learned of these takeovers. What I said of an older index is void.
+    State {
+        /// The sender's index from here on.
+        index: IndexId,
+        /// Takeovers that the receiver may not know.
+        fences: Vec<Fence>,
+    },
+    /// Send me your records after `since` of your index.
+    Have {
+        /// The receiver's index.
+        index: IndexId,
+        /// The receiver's sequence up to which the sender has everything.
+        since: u64,
+    },
+    /// Some of my records in sequence order.
+    Records {
+        /// The sender's index.
+        index: IndexId,
+        /// The records.
+        records: Vec<Numbered>,
+        /// With these you have been told everything up to here.
+        through: u64,
+        /// What the sender knew at `through`; only with `complete`.
+        knowledge: VersionVector,
+        /// Nothing above `through` exists right now.
+        complete: bool,
+    },
+    /// How far I am with your records.
+    Ack {
+        /// The receiver's index.
+        index: IndexId,
+        /// Up to here all are durable.
+        durable: u64,
+        /// Up to here all are in memory: send more.
+        taken: u64,
+    },
+    /// Send me these chunks.
+    Want(Vec<ContentHash>),
+    /// A chunk.
+    Chunk {
+        /// Its name.
+        hash: ContentHash,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// I do not have this chunk any more; a newer record will follow.
+    Gone(ContentHash),
+    /// Your record is of a stale epoch; I will not take it.
+    Refused {
+        /// Its path.
+        path: RelPath,
+        /// The highest epoch seen here.
+        epoch: u64,
+    },
+    /// Still here.
+    Ping,
+    /// I end the session, and why.
+    Bye(String),
+}
