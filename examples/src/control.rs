@@ -11,7 +11,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,9 @@ pub enum ControlError {
     /// Nobody serves this socket.
     #[error("nothing answers at {}: is the daemon running?", .0.display())]
     NotRunning(PathBuf),
+    /// More than one socket could be meant.
+    #[error("{} holds several control sockets: choose one with --control", .0.display())]
+    Several(PathBuf),
     /// Something else bears the socket's name.
     #[error("{} is not a socket and is left as it is: choose another path", .0.display())]
     NotASocket(PathBuf),
@@ -232,6 +235,37 @@ async fn exchange<A: DeserializeOwned>(path: &Path, request: &impl Serialize) ->
     match serde_json::from_slice(&answer).map_err(|error| garbled(error.to_string()))? {
         Answer::Ok(value) => Ok(value),
         Answer::Error(sentence) => Err(ControlError::Refused(sentence)),
+    }
+}
+
+/// Where a program's control sockets are by default: `/run/PROGRAM` as root, else `$XDG_RUNTIME_DIR/PROGRAM`. Made,
+/// private, if it is not there.
+pub fn run_directory(program: &str) -> Result<PathBuf, ControlError> {
+    let system = Path::new("/run");
+    let place = match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(user) if !user.is_empty() => PathBuf::from(user),
+        _ => system.to_owned(),
+    };
+    let path = place.join(program);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+    made.map_err(|source| ControlError::Io { doing: "make its directory (choose a path with --control)", path: path.clone(), source })?;
+    Ok(path)
+}
+
+/// The one socket in a directory, for a question that names none.
+pub fn only_socket(directory: &Path) -> Result<PathBuf, ControlError> {
+    let io = |source| ControlError::Io { doing: "list its directory", path: directory.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if entry.file_type().map_err(io)?.is_socket() {
+            found.push(entry.path());
+        }
+    }
+    match found.len() {
+        0 => Err(ControlError::NotRunning(directory.to_owned())),
+        1 => Ok(found.remove(0)),
+        _ => Err(ControlError::Several(directory.to_owned())),
     }
 }
 

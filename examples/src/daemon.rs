@@ -181,6 +181,15 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// This host's name, for a program that was given none.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
 /// Prints a daemon's first line: `ready KEY=VALUE ..`, what it really bound. Values with a blank are JSON strings.
 pub fn announce(facts: &[(&str, String)]) -> Result<(), Failure> {
     print(&format!("{}\n", ready_line(facts)))

@@ -13,6 +13,11 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// The address, if the host is written as one.
+    pub fn literal(&self) -> Option<SocketAddr> {
+        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+
     /// Asks the system's resolver; every address that it names, at least one.
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let found: Vec<SocketAddr> = tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();

@@ -3,11 +3,18 @@
 
 pub mod control;
 pub mod daemon;
+pub mod edge_settings;
 pub mod host_port;
+pub mod local_tls;
 pub mod mesh_dial;
+pub mod mesh_report;
+pub mod mesh_settings;
 pub mod notes;
 pub mod settings;
+pub mod sync_door;
 pub mod sync_link;
+pub mod sync_report;
+pub mod sync_settings;
 pub mod synced_volume;
 pub mod table;
 pub mod web;

@@ -55,7 +55,7 @@ pub fn read_bounded(source: impl Read, name: &dyn Display) -> Result<String, Fai
     Ok(text)
 }
 
-/// Reads a file that holds one secret in text form. A file that others can read is accepted with a warning.
+/// Reads a file that holds one secret in text form. A file that others can read is refused.
 pub fn read_secret<T>(path: &Path) -> Result<T, Failure>
 where
     T: FromStr,
@@ -64,7 +64,8 @@ where
     let place = || format!("cannot read {}", path.display());
     let file = File::open(path).context(place())?;
     if file.metadata().context(place())?.mode() & 0o077 != 0 {
-        tracing::warn!("others can read {0}: run chmod 600 {0}", path.display());
+        let path = path.display();
+        return Err(Failure::new(format!("{path} holds a secret and others can read it: run `chmod 600 {path}`")));
     }
     read_bounded(file, &path.display())?.trim().parse::<T>().context(path.display())
 }
@@ -167,8 +168,12 @@ mod tests {
         let path = dir.path().join("key");
         write_secret(&path, "one").unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(read_secret::<String>(&path).unwrap(), "one");
         assert!(write_secret(&path, "two").is_err());
         assert_eq!(read_text(&path).unwrap(), "one\n");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        std::fs::set_permissions(&path, open).unwrap();
+        assert!(read_secret::<String>(&path).unwrap_err().to_string().contains("chmod 600"));
     }
 
     #[test]

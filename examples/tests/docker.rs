@@ -1,0 +1,133 @@
+//! `edged` and `swarmctl` against a real Docker Engine.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod support;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::engine::{Engine, IMAGE};
+use support::netns::Netns;
+use support::{Daemon, can_run, expect_status, path, run, until};
+
+const PROGRAMS: [&str; 9] =
+    ["ip", "nsenter", "unshare", "dockerd", "docker", "iptables", "busybox", "curl", "tar"];
+
+/// `edged` in the engine's namespace, where the containers' own addresses are reached.
+struct Edge {
+    daemon: Daemon,
+    netns: Netns,
+}
+
+impl Edge {
+    fn start(netns: Netns, engine: &Engine) -> Edge {
+        let socket = engine.socket().display().to_string();
+        let arguments = ["run", "--docker", &socket, "--listen", "127.0.0.1:0"];
+        Edge { daemon: Daemon::start(netns.command(&path("edged"), &arguments)), netns }
+    }
+
+    /// Status and body of a GET for this host.
+    fn get(&self, host: &str) -> (String, String) {
+        let (name, url) = (format!("Host: {host}"), format!("http://{}/", self.daemon.fact("http")));
+        let (_, out) = self.netns.run("curl", &["-s", "--max-time", "5", "-w", "\n%{http_code}", "-H", &name, &url]);
+        let out = support::text(&out);
+        let (body, status) = out.rsplit_once('\n').unwrap_or(("", &out));
+        (status.to_owned(), body.to_owned())
+    }
+
+    fn serves(&self, host: &str) -> Option<()> {
+        (self.get(host) == ("200".to_owned(), "served by a container\n".to_owned())).then_some(())
+    }
+}
+
+fn run_labelled(engine: &Engine, name: &str, labels: &[&str]) {
+    let mut arguments = vec!["run", "-d", "--name", name];
+    arguments.extend(labels.iter().flat_map(|label| ["--label", label]));
+    arguments.extend([IMAGE, "httpd", "-f", "-p", "8080", "-h", "/www"]);
+    engine.docker(&arguments);
+}
+
+#[test]
+#[ignore = "needs root and Docker: run with --ignored"]
+fn a_container_is_served_within_a_second_of_its_start_and_dropped_at_its_stop() {
+    if !can_run(&PROGRAMS, &[]) {
+        return;
+    }
+    let netns = Netns::new("docker-edge");
+    let engine = Engine::start(&netns);
+    let edge = Edge::start(netns, &engine);
+    assert_eq!(edge.get("one.example").0, "404");
+
+    run_labelled(&engine, "one", &["traefik.frontend.rule=Host:one.example", "traefik.port=8080"]);
+    let started = Instant::now();
+    until("the first container to be served", || edge.serves("one.example"));
+    assert!(started.elapsed() < Duration::from_secs(1), "served after {:?}", started.elapsed());
+
+    let three = [
+        "traefik.http.routers.three.rule=Host(`three.example`)",
+        "traefik.http.services.three.loadbalancer.server.port=8080",
+    ];
+    run_labelled(&engine, "three", &three);
+    let started = Instant::now();
+    until("the v3 container to be served", || edge.serves("three.example"));
+    assert!(started.elapsed() < Duration::from_secs(1), "served after {:?}", started.elapsed());
+
+    let bad = ["traefik.http.routers.bad.rule=Host(`bad.example`", "traefik.port=8080"];
+    run_labelled(&engine, "bad", &bad);
+    run_labelled(&engine, "late", &["traefik.frontend.rule=Host:late.example", "traefik.port=8080"]);
+    until("the container after the bad one to be served", || edge.serves("late.example"));
+    assert_eq!(edge.get("bad.example").0, "404");
+    assert!(edge.serves("one.example").is_some() && edge.serves("three.example").is_some());
+    let complaint = until("a word about the bad label", || Some(edge.daemon.stderr()).filter(|log| log.contains("bad")));
+    assert!(complaint.contains("traefik.http.routers.bad.rule"), "{complaint}");
+
+    engine.docker(&["stop", "-t", "0", "one"]);
+    let stopped = Instant::now();
+    until("the stopped container to be dropped", || (edge.get("one.example").0 == "503").then_some(()));
+    assert!(stopped.elapsed() < Duration::from_secs(1), "dropped after {:?}", stopped.elapsed());
+    assert!(edge.serves("three.example").is_some());
+    engine.docker(&["rm", "one"]);
+    until("the removed container to be forgotten", || (edge.get("one.example").0 == "404").then_some(()));
+
+    let (status, took) = edge.daemon.terminate();
+    assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
+}
+
+#[test]
+#[ignore = "needs root and Docker: run with --ignored"]
+fn swarmctl_lists_nodes_services_and_tasks() {
+    if !can_run(&PROGRAMS, &[]) {
+        return;
+    }
+    let netns = Netns::new("docker-swarm");
+    let engine = Engine::start(&netns);
+    let host = format!("unix://{}", engine.socket().display());
+    let swarmctl = |arguments: &[&str]| run("swarmctl", &[&["--host", &host], arguments].concat());
+    let refused = swarmctl(&["nodes"]);
+    expect_status(&refused, 1);
+    assert!(support::text(&refused.stderr).contains("swarm init"), "{}", support::text(&refused.stderr));
+
+    engine.docker(&["swarm", "init", "--advertise-addr", "127.0.0.1"]);
+    let service = ["service", "create", "--no-resolve-image", "-q", "-d", "--name", "web", "--replicas", "2"];
+    engine.docker(&[&service[..], &["--label", "tier=front", IMAGE, "sleep", "1000"]].concat());
+
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&expect_status(&swarmctl(&[arguments, &["--json"]].concat()), 0)).unwrap()
+    };
+    let nodes = json(&["nodes"]);
+    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes}");
+    assert_eq!((&nodes[0]["role"], &nodes[0]["leader"]), (&"manager".into(), &true.into()), "{nodes}");
+    let services = until("two running tasks", || {
+        Some(json(&["services"])).filter(|services| services[0]["running"] == 2)
+    });
+    assert_eq!((&services[0]["name"], &services[0]["desired"]), (&"web".into(), &2.into()), "{services}");
+    assert_eq!(services[0]["labels"]["tier"], "front", "{services}");
+    let tasks = json(&["ps", "web"]);
+    assert_eq!(tasks.as_array().map(Vec::len), Some(2), "{tasks}");
+    assert!(expect_status(&swarmctl(&["services"]), 0).contains("2/2"));
+    assert!(expect_status(&swarmctl(&["ps", "web"]), 0).contains("running"));
+    expect_status(&swarmctl(&["ps", "no-such-service"]), 1);
+
+    let unreachable = Command::new(path("swarmctl")).args(["--host", "unix:///no/such.sock", "nodes"]).output();
+    expect_status(&unreachable.unwrap(), 1);
+}

@@ -1,0 +1,111 @@
+//! A real Docker Engine in namespaces of its own: nothing of it is left on the host when it is dropped.
+//!
+//! Network: a given [`Netns`]. Mounts: private, with an own `/run`. Processes: an own PID namespace, so that
+//! killing its first process ends engine, containerd, shims and containers at once.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::netns::{Netns, must};
+use super::until;
+
+/// The image that [`Engine::start`] imports: busybox, `/www/index.html`, nothing else.
+pub const IMAGE: &str = "busybox-test:1";
+
+const SCRIPT: &str = r#"
+mount -t tmpfs tmpfs /run
+exec dockerd --data-root "$1/data" --exec-root /run/docker --pidfile /run/docker.pid \
+    -H "unix://$1/docker.sock" --shutdown-timeout 2"#;
+
+/// A running engine.
+pub struct Engine {
+    child: Child,
+    // Removed last, when nothing uses it any more.
+    directory: tempfile::TempDir,
+}
+
+impl Engine {
+    /// Starts an engine in `netns`, waits until it answers, and imports [`IMAGE`].
+    pub fn start(netns: &Netns) -> Engine {
+        let directory = tempfile::Builder::new().prefix("engine-").tempdir().expect("a directory");
+        std::fs::create_dir(directory.path().join("data")).expect("created");
+        let log = File::create(directory.path().join("log")).expect("created");
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", netns.name()))
+            .args(["unshare", "-m", "-u", "-p", "--fork", "--mount-proc", "--kill-child", "sh", "-c", SCRIPT, "sh"])
+            .arg(directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("cloned"))
+            .stderr(log)
+            .spawn()
+            .expect("nsenter is there");
+        let mut engine = Engine { child, directory };
+        until("an engine that answers", || {
+            if let Some(status) = engine.child.try_wait().expect("ours") {
+                panic!("dockerd ended with {status}: {}", engine.log());
+            }
+            engine.try_docker(&["version"]).then_some(())
+        });
+        engine.import();
+        engine
+    }
+
+    /// Its API socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("docker.sock")
+    }
+
+    /// Runs the `docker` client against it; fails the test with what it said.
+    #[track_caller]
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        must("docker", &[&["-H", &self.host()], arguments].concat()).trim().to_owned()
+    }
+
+    fn try_docker(&self, arguments: &[&str]) -> bool {
+        let mut docker = Command::new("docker");
+        docker.args(["-H", &self.host()]).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        docker.status().expect("docker is there").success()
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    fn import(&self) {
+        let root = self.directory.path().join("image");
+        for name in ["bin", "www", "tmp", "etc"] {
+            std::fs::create_dir_all(root.join(name)).expect("created");
+        }
+        std::fs::copy(busybox(), root.join("bin/busybox")).expect("copied");
+        for name in ["sh", "httpd", "sleep"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("linked");
+        }
+        std::fs::write(root.join("www/index.html"), "served by a container\n").expect("written");
+        let archive = self.directory.path().join("image.tar");
+        let (archive, root) = (archive.display().to_string(), root.display().to_string());
+        must("tar", &["-C", &root, "-cf", &archive, "."]);
+        self.docker(&["import", "-c", "ENV PATH=/bin", &archive, IMAGE]);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("--- the engine's last lines, newest first:\n{}", tail.join("\n"));
+        }
+        // The first process of its PID namespace goes, and the kernel ends all others with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn busybox() -> PathBuf {
+    ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|p| p.is_file()).expect("busybox").to_owned()
+}
