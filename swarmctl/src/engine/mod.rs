@@ -1,0 +1,539 @@
+//! The mount engine: takes requests and answers, gives calls to make and replies. It does no I/O, reads
+//! no clock and never waits.
+//!
+//! The caller's loop, whose one rule is to drain the outputs after every input:
+//!
+//! ```text
+//! loop {
+//!     wait for a request, an answer, or engine.deadline()
+//!     engine.handle(now, input)
+//!     while let Some(output) = engine.poll() { do what it says }
+//! }
+//! ```
+//!
+//! Every [`Output::Lease`] and [`Output::Backend`] has to be answered exactly once, with a failure when it
+//! took too long. At most one is outstanding per volume. [`mount`] holds what happens to one volume.
+
+mod mount;
+mod users;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::barrier::Barrier;
+use crate::config::VolumeOptions;
+use crate::error::{AddError, MountError, UnmountError};
+use crate::lease::{Grant, LeaseError, Release, Takeover, Tenure};
+use crate::name::{MountId, NodeName, VolumeName};
+use crate::volume::BackendError;
+use mount::{Context, Volume};
+
+/// Most volumes on a node.
+pub const VOLUMES_MAX: usize = 1024;
+/// Most mounts of a volume, with those that wait to be mounted; and most unmounts that wait.
+pub const MOUNTS_MAX: usize = 1024;
+/// Most nodes that are remembered as down.
+pub const NODES_DOWN_MAX: usize = 1024;
+
+/// A request that gets exactly one reply. The caller chooses it, and never one that is still open.
+pub type RequestId = u64;
+
+/// A call that was given out. The engine chooses it, and never twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpId(u64);
+
+/// What happens to the engine.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A container is about to use the volume as `id`. Repeats are fine.
+    Mount {
+        /// Replied to with [`Output::Mounted`].
+        request: RequestId,
+        /// The volume.
+        volume: VolumeName,
+        /// The use.
+        id: MountId,
+    },
+    /// The container that used the volume as `id` has ended. Repeats and unknown ids are fine.
+    Unmount {
+        /// Replied to with [`Output::Unmounted`].
+        request: RequestId,
+        /// The volume.
+        volume: VolumeName,
+        /// The use.
+        id: MountId,
+    },
+    /// The caller vouches that no container on this node uses the volume: what an earlier life of this
+    /// process may still hold is flushed and released.
+    Settle {
+        /// Replied to with [`Output::Unmounted`].
+        request: RequestId,
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// Nobody waits for the mount request any more.
+    Cancel {
+        /// The request.
+        request: RequestId,
+    },
+    /// The container engine has started anew: all containers that used volumes are gone, and it will not
+    /// unmount what they had mounted.
+    EngineRestarted,
+    /// A node was reported down.
+    NodeDown(NodeName),
+    /// A node was reported ready.
+    NodeUp(NodeName),
+    /// The answer to an [`Output::Lease`].
+    LeaseAnswer {
+        /// The volume of the call.
+        volume: VolumeName,
+        /// The call.
+        op: OpId,
+        /// The answer.
+        answer: LeaseAnswer,
+    },
+    /// The answer to an [`Output::Backend`].
+    BackendAnswer {
+        /// The volume of the call.
+        volume: VolumeName,
+        /// The call.
+        op: OpId,
+        /// The answer.
+        answer: BackendAnswer,
+    },
+    /// The deadline has come.
+    Tick,
+}
+
+/// What the caller has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Call the lease and hand the answer back.
+    Lease {
+        /// To be returned with the answer.
+        op: OpId,
+        /// The volume.
+        volume: VolumeName,
+        /// The call.
+        call: LeaseCall,
+    },
+    /// Call the volume's backend and hand the answer back.
+    Backend {
+        /// To be returned with the answer.
+        op: OpId,
+        /// The volume.
+        volume: VolumeName,
+        /// The call.
+        call: BackendCall,
+    },
+    /// Reply to a mount request: the directory to mount.
+    Mounted {
+        /// The request.
+        request: RequestId,
+        /// The reply.
+        result: Result<PathBuf, MountError>,
+    },
+    /// Reply to an unmount or settle request.
+    Unmounted {
+        /// The request.
+        request: RequestId,
+        /// The reply.
+        result: Result<Unmounted, UnmountError>,
+    },
+    /// Tell whoever is interested.
+    Event(Event),
+}
+
+/// A call of the lease; this node is the holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseCall {
+    /// [`crate::Lease::acquire`].
+    Acquire {
+        /// The highest epoch seen.
+        at_least_epoch: u64,
+    },
+    /// [`crate::Lease::takeover`].
+    Takeover {
+        /// The epoch of the holder that is gone.
+        seen_epoch: u64,
+        /// The highest epoch seen.
+        at_least_epoch: u64,
+    },
+    /// [`crate::Lease::release`].
+    Release {
+        /// The tenure that ends.
+        grant: Grant,
+        /// How.
+        release: Release,
+    },
+}
+
+/// A call of a [`crate::VolumeBackend`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendCall {
+    /// [`seen_epoch`](crate::VolumeBackend::seen_epoch).
+    SeenEpoch,
+    /// [`catch_up`](crate::VolumeBackend::catch_up).
+    CatchUp {
+        /// What it must have.
+        barrier: Barrier,
+        /// When to say that it does not.
+        timeout: Duration,
+    },
+    /// [`open`](crate::VolumeBackend::open).
+    Open {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// [`flush`](crate::VolumeBackend::flush).
+    Flush,
+    /// [`replicated`](crate::VolumeBackend::replicated).
+    Replicated {
+        /// What the peers must have.
+        barrier: Barrier,
+        /// When to say that they do not.
+        timeout: Duration,
+    },
+    /// [`close`](crate::VolumeBackend::close).
+    Close,
+}
+
+/// The answer to a [`LeaseCall`].
+#[derive(Debug, Clone)]
+pub enum LeaseAnswer {
+    /// To acquire and takeover.
+    Granted(Result<Grant, LeaseError>),
+    /// To release.
+    Released(Result<(), LeaseError>),
+}
+
+/// The answer to a [`BackendCall`].
+#[derive(Debug, Clone)]
+pub enum BackendAnswer {
+    /// To `SeenEpoch`.
+    SeenEpoch(Result<u64, BackendError>),
+    /// To `CatchUp`.
+    CaughtUp(Result<(), BackendError>),
+    /// To `Open`.
+    Opened(Result<PathBuf, BackendError>),
+    /// To `Flush`.
+    Flushed(Result<Barrier, BackendError>),
+    /// To `Replicated`.
+    Replicated(Result<BTreeSet<NodeName>, BackendError>),
+    /// To `Close`.
+    Closed(Result<(), BackendError>),
+}
+
+/// How an unmount ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unmounted {
+    /// It was the last one: everything is replicated, and the lease is free.
+    Released {
+        /// The epoch that ended.
+        epoch: u64,
+        /// What the next holder will have.
+        barrier: Barrier,
+    },
+    /// Others on this node use the volume.
+    StillMounted {
+        /// How many.
+        mounts: usize,
+    },
+    /// It was not mounted on this node.
+    NotMounted,
+}
+
+/// What a step does, as it is named in errors and events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Step {
+    SeenEpoch,
+    Acquire,
+    Takeover,
+    CatchUp,
+    Open,
+    Flush,
+    Replicate,
+    Close,
+    Release,
+}
+
+/// What has happened to a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Something has to be waited for, or it is something else now.
+    Waiting {
+        /// The volume.
+        volume: VolumeName,
+        /// What for.
+        doing: String,
+    },
+    /// This node has the lease.
+    Granted {
+        /// The volume.
+        volume: VolumeName,
+        /// Under this epoch.
+        epoch: u64,
+    },
+    /// It has the lease, but a tenure before it ended without release: what that node wrote after `barrier`
+    /// may be missing here (unless it is this node).
+    Unreleased {
+        /// The volume.
+        volume: VolumeName,
+        /// The tenure.
+        tenure: Tenure,
+        /// What is there for certain.
+        barrier: Option<Barrier>,
+    },
+    /// It has the lease, but the store had lost epochs that the replica has seen: nothing can be said about
+    /// what other nodes wrote last.
+    StoreBehind {
+        /// The volume.
+        volume: VolumeName,
+        /// The new epoch.
+        epoch: u64,
+    },
+    /// The volume is mounted.
+    Mounted {
+        /// The volume.
+        volume: VolumeName,
+        /// The epoch.
+        epoch: u64,
+        /// How many use it.
+        mounts: usize,
+    },
+    /// Everything is replicated and the lease is free.
+    Released {
+        /// The volume.
+        volume: VolumeName,
+        /// The epoch that ended.
+        epoch: u64,
+        /// What the next holder will have; `None` when the volume was never opened under the epoch.
+        barrier: Option<Barrier>,
+    },
+    /// The lease was not this node's any more; what was written since is set aside.
+    LeaseLost {
+        /// The volume.
+        volume: VolumeName,
+        /// The epoch that this node had.
+        epoch: u64,
+        /// The epoch of the volume.
+        current: u64,
+    },
+    /// A step failed.
+    Failed {
+        /// The volume.
+        volume: VolumeName,
+        /// The step.
+        step: Step,
+        /// The reason.
+        reason: String,
+    },
+}
+
+/// A volume at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeStatus {
+    /// The volume.
+    pub volume: VolumeName,
+    /// What it is doing or waiting for, in words.
+    pub state: String,
+    /// The epoch that this node holds; `None` while it does not.
+    pub epoch: Option<u64>,
+    /// How many mounts it has here.
+    pub mounts: usize,
+    /// How many mount requests wait.
+    pub waiting: usize,
+}
+
+/// What the engine has counted since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Mounts that succeeded.
+    pub mounted: u64,
+    /// Mounts that failed or were called off.
+    pub mounts_failed: u64,
+    /// Leases released.
+    pub released: u64,
+    /// Leases taken over from nodes that were down.
+    pub taken_over: u64,
+    /// Leases lost to other nodes.
+    pub leases_lost: u64,
+    /// Steps that failed.
+    pub steps_failed: u64,
+    /// Answers that fitted no outstanding call, and were ignored.
+    pub answers_ignored: u64,
+}
+
+/// The mount engine of one node.
+#[derive(Debug)]
+pub struct Engine {
+    node: NodeName,
+    options: VolumeOptions,
+    volumes: BTreeMap<VolumeName, Volume>,
+    down_since: BTreeMap<NodeName, Instant>,
+    outputs: VecDeque<Output>,
+    next_op: u64,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine without volumes for the node of this name.
+    pub fn new(node: NodeName, options: VolumeOptions) -> Self {
+        Self {
+            node,
+            options,
+            volumes: BTreeMap::new(),
+            down_since: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            next_op: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Adds a volume, which begins as a follower.
+    ///
+    /// # Errors
+    /// When there is one of that name, or there are [`VOLUMES_MAX`].
+    pub fn add(&mut self, volume: VolumeName, takeover: Takeover) -> Result<(), AddError> {
+        if self.volumes.contains_key(&volume) {
+            return Err(AddError::Exists(volume));
+        }
+        if self.volumes.len() == VOLUMES_MAX {
+            return Err(AddError::TooMany { volume, max: VOLUMES_MAX });
+        }
+        self.volumes.insert(volume.clone(), Volume::new(volume, takeover));
+        Ok(())
+    }
+
+    /// Takes an input at the time `now`, which never goes back.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Mount { request, volume, id } => self.mount(now, request, volume, id),
+            Input::Unmount { request, volume, id } => {
+                self.unmount(now, request, volume, |it, context| it.unmount(context, request, &id));
+            }
+            Input::Settle { request, volume } => {
+                self.unmount(now, request, volume, |it, context| it.settle(context, request));
+            }
+            Input::Cancel { request } => self.each(now, |it, context| it.cancel(context, request)),
+            Input::EngineRestarted => self.each(now, |it, _| it.forget_mounts()),
+            Input::NodeDown(node) => {
+                if self.down_since.len() < NODES_DOWN_MAX {
+                    self.down_since.entry(node).or_insert(now);
+                }
+            }
+            Input::NodeUp(node) => {
+                self.down_since.remove(&node);
+            }
+            Input::LeaseAnswer { volume, op, answer } => {
+                self.on(now, &volume, |it, context| it.lease_answer(context, op, answer));
+            }
+            Input::BackendAnswer { volume, op, answer } => {
+                self.on(now, &volume, |it, context| it.backend_answer(context, op, answer));
+            }
+            Input::Tick => self.each(now, |_, _| {}),
+        }
+    }
+
+    /// The next thing to do; call it until there is none.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due, if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.volumes.values().filter_map(Volume::deadline).min()
+    }
+
+    /// All volumes, by name.
+    pub fn status(&self) -> Vec<VolumeStatus> {
+        self.volumes.values().map(Volume::status).collect()
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn mount(&mut self, now: Instant, request: RequestId, volume: VolumeName, id: MountId) {
+        if !self.on(now, &volume, |it, context| it.mount(context, request, id)) {
+            let result = Err(MountError::UnknownVolume(volume.to_string()));
+            self.outputs.push_back(Output::Mounted { request, result });
+        }
+    }
+
+    fn unmount(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        volume: VolumeName,
+        action: impl FnOnce(&mut Volume, &mut Context<'_>),
+    ) {
+        if !self.on(now, &volume, action) {
+            let result = Err(UnmountError::UnknownVolume(volume.to_string()));
+            self.outputs.push_back(Output::Unmounted { request, result });
+        }
+    }
+
+    /// Lets something happen to one volume, if it is there, and whatever follows from it.
+    fn on(
+        &mut self,
+        now: Instant,
+        name: &VolumeName,
+        action: impl FnOnce(&mut Volume, &mut Context<'_>),
+    ) -> bool {
+        let Some(volume) = self.volumes.get_mut(name) else {
+            return false;
+        };
+        let mut context = Context {
+            now,
+            node: &self.node,
+            options: &self.options,
+            down_since: &self.down_since,
+            outputs: &mut self.outputs,
+            next_op: &mut self.next_op,
+            counters: &mut self.counters,
+        };
+        action(volume, &mut context);
+        volume.advance(&mut context);
+        true
+    }
+
+    fn each(&mut self, now: Instant, action: impl Fn(&mut Volume, &mut Context<'_>)) {
+        let names: Vec<VolumeName> = self.volumes.keys().cloned().collect();
+        for name in names {
+            self.on(now, &name, &action);
+        }
+    }
+}
+
+impl Unmounted {
+    /// What the next holder will have, when the lease was released.
+    pub fn barrier(&self) -> Option<&Barrier> {
+        match self {
+            Self::Released { barrier, .. } => Some(barrier),
+            Self::StillMounted { .. } | Self::NotMounted => None,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SeenEpoch => "asking the replica for its epoch",
+            Self::Acquire => "acquiring the lease",
+            Self::Takeover => "taking over the lease",
+            Self::CatchUp => "catching up",
+            Self::Open => "opening the replica for writing",
+            Self::Flush => "flushing",
+            Self::Replicate => "replicating",
+            Self::Close => "closing the replica",
+            Self::Release => "releasing the lease",
+        })
+    }
+}
