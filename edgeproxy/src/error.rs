@@ -40,7 +40,9 @@ fn bind_remedy(error: &io::Error) -> &'static str {
 #[non_exhaustive]
 pub enum ShutdownError {
     /// Connections were still busy when the grace period ended, and were cut.
-    #[error("{0} connections were still busy when the grace period ended, and were cut; a longer grace lets them finish")]
+    #[error(
+        "{0} connections were still busy when the grace period ended, and were cut; a longer grace lets them finish"
+    )]
     Cut(usize),
 }
 
@@ -117,7 +119,9 @@ pub enum CertError {
         source: io::Error,
     },
     /// The certificate's text is not PEM, or holds no certificate.
-    #[error("{origin} holds no certificate: {message}; expected PEM text with -----BEGIN CERTIFICATE-----, the leaf first")]
+    #[error(
+        "{origin} holds no certificate: {message}; expected PEM text with -----BEGIN CERTIFICATE-----, the leaf first"
+    )]
     Certificate {
         /// The file, or `certificate`.
         origin: String,
@@ -125,7 +129,9 @@ pub enum CertError {
         message: String,
     },
     /// The key's text is not PEM, or holds no key that is supported.
-    #[error("{origin} holds no usable private key: {message}; expected an unencrypted PEM key (PKCS#8, PKCS#1 or SEC1)")]
+    #[error(
+        "{origin} holds no usable private key: {message}; expected an unencrypted PEM key (PKCS#8, PKCS#1 or SEC1)"
+    )]
     Key {
         /// The file, or `key`.
         origin: String,
@@ -139,7 +145,9 @@ pub enum CertError {
         origin: String,
     },
     /// A certificate could not be made.
-    #[error("cannot issue a certificate for {names}: {message}; use host names such as app.example.org, or IP addresses")]
+    #[error(
+        "cannot issue a certificate for {names}: {message}; use host names such as app.example.org, or IP addresses"
+    )]
     Issue {
         /// For whom.
         names: String,

@@ -18,8 +18,11 @@ pub struct ErrorPage {
 
 impl ErrorPage {
     /// No route takes the request.
-    pub const NOT_FOUND: Self =
-        Self::new(StatusCode::NOT_FOUND, "There is no site at this address.", "Check the address for a typing error.");
+    pub const NOT_FOUND: Self = Self::new(
+        StatusCode::NOT_FOUND,
+        "There is no site at this address.",
+        "Check the address for a typing error.",
+    );
     /// The server closed the connection, or did not speak HTTP.
     pub const BAD_GATEWAY: Self = Self::new(
         StatusCode::BAD_GATEWAY,
@@ -45,8 +48,11 @@ impl ErrorPage {
         "The program that sent it needs attention.",
     );
     /// The request's body stopped coming.
-    pub const REQUEST_TIMEOUT: Self =
-        Self::new(StatusCode::REQUEST_TIMEOUT, "The request stopped halfway.", "Check the connection and send it again.");
+    pub const REQUEST_TIMEOUT: Self = Self::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "The request stopped halfway.",
+        "Check the connection and send it again.",
+    );
 
     const fn new(status: StatusCode, what: &'static str, remedy: &'static str) -> Self {
         Self { status, what, remedy, retry_after: None }
@@ -77,7 +83,9 @@ impl ErrorPage {
         match (accept.find("text/html"), accept.find("json")) {
             (Some(html), json) if json.is_none_or(|json| html < json) => {
                 // A browser that waits on the page tries again by itself.
-                let refresh = retry.map_or(String::new(), |secs| format!("<meta http-equiv=\"refresh\" content=\"{secs}\">"));
+                let refresh = retry.map_or(String::new(), |secs| {
+                    format!("<meta http-equiv=\"refresh\" content=\"{secs}\">")
+                });
                 let body = format!(
                     "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
                      <meta name=\"viewport\" content=\"width=device-width\">{refresh}<title>{code} {reason}</title>\
@@ -92,7 +100,10 @@ impl ErrorPage {
             }
             (_, Some(_)) => {
                 let retry = retry.map_or(String::new(), |secs| format!(",\"retry_after_secs\":{secs}"));
-                let body = format!("{{\"status\":{code},\"error\":\"{}\",\"remedy\":\"{}\"{retry}}}\n", self.what, self.remedy);
+                let body = format!(
+                    "{{\"status\":{code},\"error\":\"{}\",\"remedy\":\"{}\"{retry}}}\n",
+                    self.what, self.remedy
+                );
                 ("application/json", body)
             }
             _ => ("text/plain; charset=utf-8", format!("{code} {reason}: {} {}\n", self.what, self.remedy)),
@@ -126,9 +137,13 @@ mod tests {
     #[test]
     fn the_json_form_is_json() {
         for page in [ErrorPage::NOT_FOUND, ErrorPage::unavailable(Duration::ZERO)] {
-            let parsed: serde_json::Value = serde_json::from_str(&page.render(Some("application/json")).1).unwrap();
+            let parsed: serde_json::Value =
+                serde_json::from_str(&page.render(Some("application/json")).1).unwrap();
             assert_eq!(parsed["status"], page.status.as_u16());
-            assert_eq!(parsed.get("retry_after_secs").and_then(|secs| secs.as_u64()), page.retry_after_secs());
+            assert_eq!(
+                parsed.get("retry_after_secs").and_then(|secs| secs.as_u64()),
+                page.retry_after_secs()
+            );
         }
     }
 }

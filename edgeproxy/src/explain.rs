@@ -165,7 +165,9 @@ fn near_misses(table: &RouteTable, request: &RequestView<'_>) -> Vec<NearMiss> {
     let same_domain = table.routes().filter(|route| {
         let hosts = route.rule.hosts().unwrap_or_default();
         !hosts.contains(request.host)
-            && hosts.iter().any(|host| domain.is_some() && host.split_once('.').map(|(_, domain)| domain) == domain)
+            && hosts
+                .iter()
+                .any(|host| domain.is_some() && host.split_once('.').map(|(_, domain)| domain) == domain)
     });
     same_host.chain(same_domain.map(|route| near_miss(route, request))).take(NEAR_MISSES_MAX).collect()
 }

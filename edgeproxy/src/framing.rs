@@ -77,9 +77,15 @@ pub struct Framing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before a request. The line feed is due if `cr`; `empty` once an empty line was read.
-    Start { cr: bool, empty: bool },
+    Start {
+        cr: bool,
+        empty: bool,
+    },
     /// In the request line, after so many spaces.
-    RequestLine { spaces: u8, last: u8 },
+    RequestLine {
+        spaces: u8,
+        last: u8,
+    },
     /// After the `\r` of a line of a head or trailer.
     LineEnd,
     /// At the first byte of a line of a head or trailer.
@@ -92,7 +98,10 @@ enum State {
     /// In a body, so many bytes before its end.
     Body(u64),
     /// In a chunk's size, after so many digits.
-    ChunkSize { digits: u8, size: u64 },
+    ChunkSize {
+        digits: u8,
+        size: u64,
+    },
     /// After the `\r` of a chunk's size.
     ChunkSizeEnd(u64),
     /// In a chunk, so many bytes before its end.
@@ -218,7 +227,9 @@ impl Framing {
                 Ok(if size == 0 { State::LineStart } else { State::Chunk(size) })
             }
             State::ChunkCr => expect(byte, b'\r', Violation::ChunkEnd, State::ChunkLf),
-            State::ChunkLf => expect(byte, b'\n', Violation::ChunkEnd, State::ChunkSize { digits: 0, size: 0 }),
+            State::ChunkLf => {
+                expect(byte, b'\n', Violation::ChunkEnd, State::ChunkSize { digits: 0, size: 0 })
+            }
             State::Body(_) | State::Chunk(_) => unreachable!("bodies are skipped, not stepped through"),
         }
     }
@@ -269,10 +280,14 @@ impl Framing {
         }
         let next = end_of_line(byte, Violation::HeaderValue)?;
         match header {
-            Header::ContentLength if self.head.content_length.is_some() => return Err(Violation::RepeatedFraming),
+            Header::ContentLength if self.head.content_length.is_some() => {
+                return Err(Violation::RepeatedFraming);
+            }
             Header::TransferEncoding if self.head.chunked => return Err(Violation::RepeatedFraming),
             Header::ContentLength => self.head.content_length = Some(self.text.number()?),
-            Header::TransferEncoding if self.text.trimmed().eq_ignore_ascii_case(b"chunked") => self.head.chunked = true,
+            Header::TransferEncoding if self.text.trimmed().eq_ignore_ascii_case(b"chunked") => {
+                self.head.chunked = true
+            }
             Header::TransferEncoding => return Err(Violation::TransferEncoding),
             Header::Other => {}
         }
@@ -308,14 +323,18 @@ impl Text {
 
     fn number(&self) -> Result<u64, Violation> {
         let digits = self.trimmed();
-        let text = std::str::from_utf8(digits).ok().filter(|_| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
+        let text = std::str::from_utf8(digits)
+            .ok()
+            .filter(|_| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
         text.and_then(|text| text.parse().ok()).ok_or(Violation::ContentLength)
     }
 }
 
 fn chunk_size(digits: u8, size: u64, byte: u8) -> Result<State, Violation> {
     match (byte as char).to_digit(16) {
-        Some(digit) if digits < 16 => Ok(State::ChunkSize { digits: digits + 1, size: size << 4 | u64::from(digit) }),
+        Some(digit) if digits < 16 => {
+            Ok(State::ChunkSize { digits: digits + 1, size: size << 4 | u64::from(digit) })
+        }
         None if byte == b'\r' && digits > 0 => Ok(State::ChunkSizeEnd(size)),
         None if byte == b'\n' => Err(Violation::BareNewline),
         _ => Err(Violation::ChunkSize),

@@ -77,8 +77,12 @@ pub fn admit(request: &Parts) -> Result<(Cow<'_, str>, Option<u16>), Refusal> {
 pub fn wanted_upgrade(request: &Parts) -> Option<HeaderValue> {
     let mut wanted = request.headers.get_all(header::UPGRADE).iter();
     let (value, None) = (wanted.next()?, wanted.next()) else { return None };
-    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| request.headers.contains_key(name));
-    let asks = request.version == Version::HTTP_11 && !framed && connection_options(&request.headers).any(is_upgrade);
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+        .iter()
+        .any(|name| request.headers.contains_key(name));
+    let asks = request.version == Version::HTTP_11
+        && !framed
+        && connection_options(&request.headers).any(is_upgrade);
     (asks && !value.as_bytes().to_ascii_lowercase().starts_with(b"h2c")).then(|| value.clone())
 }
 
@@ -131,7 +135,8 @@ pub fn set_forwarded(headers: &mut HeaderMap, client: &Client<'_>, trusted: bool
     if !trusted {
         remove_forwarded(headers);
     }
-    let ip = HeaderValue::try_from(client.ip.to_canonical().to_string()).expect("an IP address is a header value");
+    let ip =
+        HeaderValue::try_from(client.ip.to_canonical().to_string()).expect("an IP address is a header value");
     append_client(headers, &ip);
     let (proto, default_port) = match client.entry_point {
         EntryPoint::Http => ("http", 80),

@@ -67,8 +67,25 @@ mod tests {
     #[test]
     fn what_is_no_host_is_refused() {
         for given in [
-            "", ":80", "a b", "user@host", "a,b", "a/b", "[::1", "[::1]x", "[x]", "a:b", "a:99999", "a:+1", "a:1:2", "::1:80:x",
-            "a..b", "..", "host..", "höst", "a\0",
+            "",
+            ":80",
+            "a b",
+            "user@host",
+            "a,b",
+            "a/b",
+            "[::1",
+            "[::1]x",
+            "[x]",
+            "a:b",
+            "a:99999",
+            "a:+1",
+            "a:1:2",
+            "::1:80:x",
+            "a..b",
+            "..",
+            "host..",
+            "höst",
+            "a\0",
         ] {
             assert_eq!(split_authority(given), None, "{given}");
         }

@@ -25,6 +25,8 @@ pub use route::{EntryPoint, Route, RouteTable};
 pub use snapshot::{Container, Snapshot};
 pub use upstream::{Address, Upstream};
 
+#[cfg(feature = "docker")]
+pub use driver::docker::DockerProvider;
 #[cfg(feature = "driver")]
 pub use driver::{
     Proxy, ProxyBuilder,
@@ -34,5 +36,5 @@ pub use driver::{
     local_ca::LocalCa,
     memory::{MemoryProvider, MemoryProviderHandle},
     provider::{Provider, SnapshotSink},
-    tls::{CertifiedKey, Certificates},
+    tls::{Certificates, CertifiedKey},
 };

@@ -157,8 +157,15 @@ impl RouteTable {
         let mut containers: Vec<&Container> = snapshot.containers.iter().collect();
         containers.sort_by(|a, b| (!a.up, &a.provider, &a.name).cmp(&(!b.up, &b.provider, &b.name)));
         if let Some(first_left_out) = containers.get(CONTAINERS_MAX) {
-            let what = format!("a snapshot has at most {CONTAINERS_MAX} containers; this one and those after it are left out");
-            draft.diagnostics.push(diagnostic(first_left_out, "", &what, "remove containers that are no longer used"));
+            let what = format!(
+                "a snapshot has at most {CONTAINERS_MAX} containers; this one and those after it are left out"
+            );
+            draft.diagnostics.push(diagnostic(
+                first_left_out,
+                "",
+                &what,
+                "remove containers that are no longer used",
+            ));
         }
         for container in containers.into_iter().take(CONTAINERS_MAX) {
             draft.add(container);
@@ -178,7 +185,8 @@ impl RouteTable {
 
     /// The routes that can match `host` at all, highest priority first: two ascending lists, merged.
     pub(crate) fn candidates(&self, host: &str) -> impl Iterator<Item = &Arc<Route>> {
-        let (mut exact, mut any) = (self.by_host.get(host).map_or(&[][..], Vec::as_slice), self.any_host.as_slice());
+        let (mut exact, mut any) =
+            (self.by_host.get(host).map_or(&[][..], Vec::as_slice), self.any_host.as_slice());
         std::iter::from_fn(move || {
             let list = match (exact.first(), any.first()) {
                 (Some(a), Some(b)) if a > b => &mut any,
@@ -242,11 +250,15 @@ impl<'a> Draft<'a> {
         let port = container.mapped_port.or(spec.port);
         if port.is_none() {
             let what = format!("no port is known for its service `{}`, so it is not used", spec.name);
-            let remedy = format!("add traefik.port=PORT, or traefik.http.services.{}.loadbalancer.server.port=PORT", spec.name);
+            let remedy = format!(
+                "add traefik.port=PORT, or traefik.http.services.{}.loadbalancer.server.port=PORT",
+                spec.name
+            );
             self.diagnostics.push(diagnostic(container, "", &what, &remedy));
         }
         if container.up && container.address.is_none() {
-            let remedy = format!("attach it to a network of the proxy's, or name one with {}", labels::NETWORK_LABEL);
+            let remedy =
+                format!("attach it to a network of the proxy's, or name one with {}", labels::NETWORK_LABEL);
             self.diagnostics.push(diagnostic(container, "", "it has no address, so it is not used", &remedy));
         }
         let key = (container.provider.clone(), spec.name.clone());
@@ -256,10 +268,14 @@ impl<'a> Draft<'a> {
             ..Service::default()
         });
         let upstream = match (&container.address, port, spec.scheme) {
-            (Some(address), Some(port), Some(scheme)) => Some(Upstream { address: address.clone(), port, scheme }),
+            (Some(address), Some(port), Some(scheme)) => {
+                Some(Upstream { address: address.clone(), port, scheme })
+            }
             _ => None,
         };
-        service.live.extend(upstream.clone().filter(|upstream| container.up && !service.live.contains(upstream)));
+        service
+            .live
+            .extend(upstream.clone().filter(|upstream| container.up && !service.live.contains(upstream)));
         service.servers.push(Server { container: container.name.clone(), upstream, up: container.up });
     }
 
@@ -272,8 +288,14 @@ impl<'a> Draft<'a> {
             Entry::Occupied(mut same) if same.get().spec == spec => same.get_mut().containers.push(container),
             Entry::Occupied(other) => {
                 let winner = &other.get().containers[0].name;
-                let what = format!("container {winner} defines the router `{}` differently and wins", spec.name);
-                self.diagnostics.push(diagnostic(container, "", &what, "give one of the two routers another name"));
+                let what =
+                    format!("container {winner} defines the router `{}` differently and wins", spec.name);
+                self.diagnostics.push(diagnostic(
+                    container,
+                    "",
+                    &what,
+                    "give one of the two routers another name",
+                ));
             }
         }
     }
@@ -284,7 +306,10 @@ impl<'a> Draft<'a> {
         let mut routers: Vec<DraftRouter<'_>> = self.routers.into_values().collect();
         routers.sort_by_key(|router| (Reverse(router.spec.priority), router.order));
         report_unreachable(&routers, &mut self.diagnostics);
-        let routes = routers.into_iter().map(|router| finish_router(router, &services, &mut self.diagnostics)).collect();
+        let routes = routers
+            .into_iter()
+            .map(|router| finish_router(router, &services, &mut self.diagnostics))
+            .collect();
         self.diagnostics.sort();
         (RouteTable::index(routes), self.diagnostics)
     }
@@ -300,8 +325,10 @@ fn finish_router(
     let name = spec.service.unwrap_or_default();
     let service = services.get(&(first.provider.clone(), name.clone())).cloned().unwrap_or_else(|| {
         if !name.is_empty() {
-            let what = format!("its router `{}` names the service `{name}`, which no container defines", spec.name);
-            let remedy = format!("add traefik.http.services.{name}.loadbalancer.server.port=PORT to its servers");
+            let what =
+                format!("its router `{}` names the service `{name}`, which no container defines", spec.name);
+            let remedy =
+                format!("add traefik.http.services.{name}.loadbalancer.server.port=PORT to its servers");
             diagnostics.push(diagnostic(first, "", &what, &remedy));
         }
         Arc::new(Service { name, ..Service::default() })
@@ -338,7 +365,12 @@ fn report_unreachable(in_order: &[DraftRouter<'_>], diagnostics: &mut Vec<Diagno
                         "its router `{}` is never reached: `{}` of container {} takes the same requests",
                         spec.name, winner.spec.name, winner.containers[0].name
                     );
-                    diagnostics.push(diagnostic(loser, "", &what, "change one of the two rules, or their priority"));
+                    diagnostics.push(diagnostic(
+                        loser,
+                        "",
+                        &what,
+                        "change one of the two rules, or their priority",
+                    ));
                 }
             }
         }

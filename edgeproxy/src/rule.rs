@@ -94,8 +94,10 @@ impl Rule {
             }
             offset += part.len() + 1;
         }
-        join(all, Rule::All)
-            .ok_or_else(|| RuleError { offset: 0, what: "expected a matcher such as `Host:a.example`, found nothing".into() })
+        join(all, Rule::All).ok_or_else(|| RuleError {
+            offset: 0,
+            what: "expected a matcher such as `Host:a.example`, found nothing".into(),
+        })
     }
 
     /// Whether the request is one of those that this rule describes.
@@ -173,9 +175,11 @@ impl Matcher {
     fn new(name: &str, values: &[String]) -> Result<Self, String> {
         let [value, rest @ ..] = values else { return Err(format!("`{name}` needs a value")) };
         match (name, rest) {
-            ("Host", []) => normalise_host(value)
-                .map(|host| Self::Host(host.into_owned()))
-                .ok_or_else(|| format!("`{value}` is not a host name (no scheme, port, path or wildcard belongs here)")),
+            ("Host", []) => {
+                normalise_host(value).map(|host| Self::Host(host.into_owned())).ok_or_else(|| {
+                    format!("`{value}` is not a host name (no scheme, port, path or wildcard belongs here)")
+                })
+            }
             ("Path" | "PathPrefix", []) if !value.starts_with('/') => {
                 Err(format!("the path `{value}` does not begin with `/`"))
             }
@@ -197,9 +201,9 @@ impl Matcher {
             Self::Path(path) => request.path == path,
             Self::PathPrefix(prefix) => request.path.starts_with(prefix.as_str()),
             Self::Method(method) => request.method == method,
-            Self::Header(name, wanted) => request
-                .headers
-                .is_some_and(|headers| headers.get_all(name).iter().any(|value| value.as_bytes() == wanted.as_bytes())),
+            Self::Header(name, wanted) => request.headers.is_some_and(|headers| {
+                headers.get_all(name).iter().any(|value| value.as_bytes() == wanted.as_bytes())
+            }),
         }
     }
 
@@ -241,7 +245,10 @@ fn join(mut rules: Vec<Rule>, joined: fn(Vec<Rule>) -> Rule) -> Option<Rule> {
 
 fn check_length(text: &str) -> Result<(), RuleError> {
     if text.len() > RULE_MAX_BYTES {
-        return Err(RuleError { offset: RULE_MAX_BYTES, what: format!("a rule has at most {RULE_MAX_BYTES} bytes; longer") });
+        return Err(RuleError {
+            offset: RULE_MAX_BYTES,
+            what: format!("a rule has at most {RULE_MAX_BYTES} bytes; longer"),
+        });
     }
     Ok(())
 }
@@ -361,7 +368,9 @@ impl<'a> Parser<'a> {
         };
         if name.is_empty() {
             return match self.rest().chars().next() {
-                Some(found) => self.fail(format!("expected a matcher such as Host(`a.example`), found `{found}`")),
+                Some(found) => {
+                    self.fail(format!("expected a matcher such as Host(`a.example`), found `{found}`"))
+                }
                 None => self.fail("expected a matcher such as Host(`a.example`), found the end".into()),
             };
         }
@@ -396,7 +405,10 @@ impl<'a> Parser<'a> {
                 }
                 '\\' => match chars.next() {
                     Some((_, escaped @ ('"' | '\\'))) => value.push(escaped),
-                    _ => return self.fail("only \\\" and \\\\ can follow a backslash in a value that begins".into()),
+                    _ => {
+                        return self
+                            .fail("only \\\" and \\\\ can follow a backslash in a value that begins".into());
+                    }
                 },
                 c => value.push(c),
             }

@@ -20,7 +20,9 @@ pub enum Address {
 
 /// The text is neither an IP address nor a host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither an IP address nor a host name (letters, digits, `-`, `_` and dots, at most 253 bytes)")]
+#[error(
+    "`{0}` is neither an IP address nor a host name (letters, digits, `-`, `_` and dots, at most 253 bytes)"
+)]
 pub struct AddressError(String);
 
 impl FromStr for Address {
@@ -122,9 +124,12 @@ mod tests {
 
     #[test]
     fn addresses_parse_and_print() {
-        for (text, printed) in
-            [("10.0.0.1", "10.0.0.1"), ("[::1]", "::1"), ("fd00::2", "fd00::2"), ("Web.Internal", "web.internal")]
-        {
+        for (text, printed) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("[::1]", "::1"),
+            ("fd00::2", "fd00::2"),
+            ("Web.Internal", "web.internal"),
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), printed);
         }
         for text in ["", "a b", "a/b", "host:80", ".", "a..b", &"a".repeat(64), &"a.".repeat(200)] {

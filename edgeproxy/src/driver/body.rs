@@ -75,7 +75,12 @@ struct Streaming {
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, idle_timeout: Duration) -> Self {
         let empty = incoming.is_end_stream();
-        Self((!empty).then(|| Streaming { incoming, progress: Arc::new(Progress::new()), idle_timeout, idle: None }))
+        Self((!empty).then(|| Streaming {
+            incoming,
+            progress: Arc::new(Progress::new()),
+            idle_timeout,
+            idle: None,
+        }))
     }
 
     pub(super) fn empty() -> Self {
@@ -143,11 +148,14 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut *self {
-            Self::Own(full) => {
-                Pin::new(full).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|never: Infallible| match never {})))
-            }
+            Self::Own(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|never: Infallible| match never {}))),
             Self::Forwarded { incoming, lease } => {
                 let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
                 let ended = match &frame {

@@ -50,7 +50,10 @@ pub(super) async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, connectio
     }
 }
 
-async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: Arc<Connection>) {
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: Arc<Connection>,
+) {
     let config = &connection.proxy.config;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())

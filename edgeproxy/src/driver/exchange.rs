@@ -106,7 +106,8 @@ async fn dial(proxy: &Shared, upstream: &Upstream) -> Result<Sender, io::Error> 
         let stream = proxy.dialer.dial(upstream).await?;
         http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
     };
-    let (sender, connection) = timeout(proxy.config.dial_timeout, connect).await.map_err(io::Error::from)??;
+    let (sender, connection) =
+        timeout(proxy.config.dial_timeout, connect).await.map_err(io::Error::from)??;
     tokio::spawn(async move {
         // Whoever waits on the connection learns of its end by himself.
         if let Err(error) = connection.with_upgrades().await {
@@ -160,11 +161,16 @@ fn classify(error: hyper::Error) -> Failure {
     while let Some(inner) = cause {
         match inner.downcast_ref::<RequestBodyError>() {
             Some(RequestBodyError::Idle) => return Failure::RequestBody(RequestBodyError::Idle),
-            Some(RequestBodyError::Client(_)) => return Failure::RequestBody(RequestBodyError::Client(error)),
+            Some(RequestBodyError::Client(_)) => {
+                return Failure::RequestBody(RequestBodyError::Client(error));
+            }
             None => {}
         }
         if let Some(io) = inner.downcast_ref::<io::Error>()
-            && matches!(io.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
+            && matches!(
+                io.kind(),
+                io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+            )
         {
             return Failure::Unreachable(io.kind().into());
         }

@@ -68,7 +68,11 @@ pub(super) async fn serve(
     Ok(response)
 }
 
-async fn answer(connection: &Arc<Connection>, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Reply> {
+async fn answer(
+    connection: &Arc<Connection>,
+    head: Parts,
+    body: Incoming,
+) -> Result<Response<ResponseBody>, Reply> {
     let proxy = &connection.proxy;
     let (host, port) = match admit(&head) {
         Ok((host, port)) => (host.into_owned(), port),
@@ -206,7 +210,8 @@ fn finish(
         return Ok(Response::from_parts(head, ResponseBody::forwarded(body, lease)));
     }
     let server_side = head.extensions.remove::<OnUpgrade>();
-    let (Some(client_side), Some(server_side), Some(protocol)) = (client_side, server_side, upgraded_to) else {
+    let (Some(client_side), Some(server_side), Some(protocol)) = (client_side, server_side, upgraded_to)
+    else {
         // A server that changes the protocol without being asked.
         connection.proxy.counting.bad_gateway.add();
         return Err(Reply::Page(ErrorPage::BAD_GATEWAY));
@@ -266,7 +271,8 @@ fn own_response(reply: Reply, accept: Option<&HeaderValue>) -> Response<Response
         Reply::Redirect(status, location) => {
             let mut response = Response::new(ResponseBody::own(""));
             *response.status_mut() = status;
-            let location = HeaderValue::try_from(location).expect("a host and a parsed path are a header value");
+            let location =
+                HeaderValue::try_from(location).expect("a host and a parsed path are a header value");
             response.headers_mut().insert(LOCATION, location);
             response
         }

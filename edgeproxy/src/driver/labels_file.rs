@@ -58,9 +58,12 @@ impl LabelsFile {
         Ok(Self { path, seen, snapshot })
     }
 
-    /// What the file says.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    /// Reads the file again.
+    ///
+    /// # Errors
+    /// As [`LabelsFile::open`].
+    pub fn read(&self) -> Result<Snapshot, ProviderError> {
+        read(&self.path)
     }
 }
 
@@ -115,7 +118,8 @@ pub fn parse_labels_file(text: &[u8]) -> Result<Snapshot, String> {
 
 fn container(entry: Entry) -> Result<Container, String> {
     let Entry { name, address, labels, ports, up } = entry;
-    let (address, mapped_port) = parse_address(&address).map_err(|what| format!("container `{name}`: {what}"))?;
+    let (address, mapped_port) =
+        parse_address(&address).map_err(|what| format!("container `{name}`: {what}"))?;
     let mut container = Container::new(name).with_address(address).with_up(up);
     (container.mapped_port, container.ports, container.labels) = (mapped_port, ports, labels);
     Ok(container)

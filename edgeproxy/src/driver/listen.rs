@@ -14,7 +14,10 @@ use tokio_rustls::TlsAcceptor;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Binds an entry point. Returns the address too, since port 0 takes a free one.
-pub(super) async fn bind(entry_point: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+pub(super) async fn bind(
+    entry_point: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Bind { entry_point, address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let actual = listener.local_addr().map_err(failed)?;
@@ -32,9 +35,10 @@ pub(super) async fn accept(
     let mut phase = proxy.phase.clone();
     let accepting = async {
         loop {
-            let Ok(permit) = slots.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    // At the limit the connection waits here, and those behind it in the system's queue.
+                    let Ok(permit) = slots.clone().acquire_owned().await else { return };
                     proxy.counting.connections.add();
                     let connection = Connection {
                         proxy: proxy.clone(),
@@ -49,7 +53,6 @@ pub(super) async fn accept(
                 Err(error) => {
                     proxy.counting.accept_errors.add();
                     tracing::warn!(%error, %entry_point, "cannot accept a connection");
-                    drop(permit);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

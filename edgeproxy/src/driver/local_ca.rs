@@ -3,8 +3,8 @@
 use super::tls::CertifiedKey;
 use crate::error::CertError;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::{
@@ -29,18 +29,28 @@ impl LocalCa {
     /// # Errors
     /// If the name cannot stand in a certificate.
     pub fn new(common_name: &str) -> Result<Self, CertError> {
-        let failed = |error: rcgen::Error| CertError::Issue { names: common_name.into(), message: error.to_string() };
+        let failed =
+            |error: rcgen::Error| CertError::Issue { names: common_name.into(), message: error.to_string() };
         let mut params = params(common_name, Vec::new()).map_err(failed)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?;
-        Ok(Self { pem: certificate.pem(), certificate: certificate.der().clone(), issuer: Issuer::new(params, key) })
+        Ok(Self {
+            pem: certificate.pem(),
+            certificate: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// The authority's certificate as PEM: what clients are told to trust.
     pub fn certificate_pem(&self) -> &str {
         &self.pem
+    }
+
+    /// The authority's certificate as DER.
+    pub fn certificate_der(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
     /// Issues a certificate with a fresh key for host names and IP addresses.
@@ -58,7 +68,11 @@ impl LocalCa {
         let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(|error| failed(error.to_string()))?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| failed(error.to_owned()))?;
-        CertifiedKey::from_der(vec![leaf.der().clone(), self.certificate.clone()], key, ["certificate", "key"])
+        CertifiedKey::from_der(
+            vec![leaf.der().clone(), self.certificate.clone()],
+            key,
+            ["certificate", "key"],
+        )
     }
 }
 

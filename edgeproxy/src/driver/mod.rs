@@ -5,6 +5,8 @@ mod body;
 mod connection;
 pub mod counters;
 pub mod dial;
+#[cfg(feature = "docker")]
+pub mod docker;
 mod exchange;
 mod forward;
 mod gate;
@@ -33,7 +35,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 use tls::Certificates;
@@ -163,14 +165,17 @@ impl ProxyBuilder {
             tasks.spawn(listen::accept(listener, EntryPoint::Https, tls, shared.clone(), slots.clone()));
         }
         tracing::info!(http = ?http_addr, https = ?https_addr, "edge proxy started");
-        Ok(Proxy { shared, phase, slots, tasks, http_addr, https_addr })
+        Ok(Proxy { shared, phase, slots, tasks: Mutex::new(tasks), http_addr, https_addr })
     }
 }
 
 impl fmt::Debug for ProxyBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let providers: Vec<&str> = self.providers.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("ProxyBuilder").field("config", &self.config).field("providers", &providers).finish_non_exhaustive()
+        f.debug_struct("ProxyBuilder")
+            .field("config", &self.config)
+            .field("providers", &providers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,7 +185,7 @@ pub struct Proxy {
     phase: watch::Sender<Phase>,
     slots: Arc<Semaphore>,
     /// Listeners, providers, publisher: they end with the proxy.
-    tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
     http_addr: Option<SocketAddr>,
     https_addr: Option<SocketAddr>,
 }
@@ -221,7 +226,7 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ShutdownError::Cut`] says how many connections were cut.
-    pub async fn shutdown(mut self, grace: Duration) -> Result<(), ShutdownError> {
+    pub async fn shutdown(&self, grace: Duration) -> Result<(), ShutdownError> {
         self.phase.send_replace(Phase::Drain);
         let all = slot_count(&self.shared.config);
         let all_ended = self.slots.acquire_many(u32::try_from(all).expect("slot_count fits"));
@@ -230,14 +235,18 @@ impl Proxy {
             Err(_) => all - self.slots.available_permits(),
         };
         self.phase.send_replace(Phase::Cut);
-        self.tasks.shutdown().await;
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
         if cut > 0 { Err(ShutdownError::Cut(cut)) } else { Ok(()) }
     }
 }
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("http", &self.http_addr).field("https", &self.https_addr).finish_non_exhaustive()
+        f.debug_struct("Proxy")
+            .field("http", &self.http_addr)
+            .field("https", &self.https_addr)
+            .finish_non_exhaustive()
     }
 }
 

@@ -37,7 +37,9 @@ impl Pool {
         let mut idle = self.lock();
         let kept = idle.get_mut(upstream)?;
         // One that is not ready still has to finish writing a request that was answered early: it stays for later.
-        let at = kept.iter().rposition(|idle| idle.sender.is_ready() && idle.since.elapsed() < self.idle_timeout)?;
+        let at = kept
+            .iter()
+            .rposition(|idle| idle.sender.is_ready() && idle.since.elapsed() < self.idle_timeout)?;
         Some(kept.remove(at).sender)
     }
 

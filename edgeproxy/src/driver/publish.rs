@@ -9,7 +9,11 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::{mpsc, watch};
 
 /// Publishes until every provider and the proxy are gone.
-pub(super) async fn publish(mut updates: mpsc::Receiver<Update>, proxy: Arc<Shared>, generation: watch::Sender<u64>) {
+pub(super) async fn publish(
+    mut updates: mpsc::Receiver<Update>,
+    proxy: Arc<Shared>,
+    generation: watch::Sender<u64>,
+) {
     let mut merge = Merge::default();
     let mut waiting = Vec::new();
     loop {

@@ -23,7 +23,8 @@ impl CertifiedKey {
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn from_pem_files(certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, CertError> {
-        let read = |path: &Path| std::fs::read(path).map_err(|source| CertError::Read { path: path.into(), source });
+        let read =
+            |path: &Path| std::fs::read(path).map_err(|source| CertError::Read { path: path.into(), source });
         let (certificate, key) = (certificate.as_ref(), key.as_ref());
         let names = [certificate.display().to_string(), key.display().to_string()];
         Self::from_pem_named(&read(certificate)?, &read(key)?, &names)
@@ -37,7 +38,11 @@ impl CertifiedKey {
         Self::from_pem_named(certificate, key, &["certificate".into(), "key".into()])
     }
 
-    fn from_pem_named(certificate: &[u8], key: &[u8], [certificate_origin, key_origin]: &[String; 2]) -> Result<Self, CertError> {
+    fn from_pem_named(
+        certificate: &[u8],
+        key: &[u8],
+        [certificate_origin, key_origin]: &[String; 2],
+    ) -> Result<Self, CertError> {
         let bad_certificate =
             |message: String| CertError::Certificate { origin: certificate_origin.clone(), message };
         let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
@@ -56,12 +61,12 @@ impl CertifiedKey {
         key: PrivateKeyDer<'static>,
         [certificate_origin, key_origin]: [&str; 2],
     ) -> Result<Self, CertError> {
-        let names = dns_names(&chain[0]).map_err(|message| CertError::Certificate {
-            origin: certificate_origin.to_owned(),
-            message,
-        })?;
+        let names = dns_names(&chain[0])
+            .map_err(|message| CertError::Certificate { origin: certificate_origin.to_owned(), message })?;
         let key = sign::CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => CertError::Mismatch { origin: certificate_origin.to_owned() },
+            rustls::Error::InconsistentKeys(_) => {
+                CertError::Mismatch { origin: certificate_origin.to_owned() }
+            }
             error => CertError::Key { origin: key_origin.to_owned(), message: error.to_string() },
         })?;
         Ok(Self { names, key: Arc::new(key) })

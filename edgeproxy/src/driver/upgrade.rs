@@ -9,7 +9,8 @@ use std::sync::Arc;
 pub(super) async fn tunnel(client: OnUpgrade, server: OnUpgrade, connection: Arc<Connection>) {
     let copy = async {
         let (client, server) = (client.await?, server.await?);
-        let copied = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+        let copied =
+            tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
         Ok::<_, hyper::Error>(copied)
     };
     let mut phase = connection.proxy.phase.clone();

@@ -63,8 +63,13 @@ pub(crate) fn parse(container: &Container) -> Parsed {
     v1::parse(&mut labels, &mut parsed);
     v3::parse(&mut labels, &mut parsed);
     labels.report_the_rest();
-    if parsed.routers.is_empty() && parsed.services.is_empty() && labels.any && labels.diagnostics.is_empty() {
-        labels.report("", "its labels define no router, so nothing is sent to it", "add a rule, e.g. traefik.frontend.rule=Host:app.example.org");
+    if parsed.routers.is_empty() && parsed.services.is_empty() && labels.any && labels.diagnostics.is_empty()
+    {
+        labels.report(
+            "",
+            "its labels define no router, so nothing is sent to it",
+            "add a rule, e.g. traefik.frontend.rule=Host:app.example.org",
+        );
     }
     parsed.diagnostics = labels.diagnostics;
     parsed
@@ -119,7 +124,11 @@ impl<'a> Labels<'a> {
         match value.parse::<u16>() {
             Ok(port) if port > 0 => Some(port),
             _ => {
-                self.report(key, &format!("`{}` is not a port", clip(value)), "write a number from 1 to 65535");
+                self.report(
+                    key,
+                    &format!("`{}` is not a port", clip(value)),
+                    "write a number from 1 to 65535",
+                );
                 None
             }
         }
@@ -132,7 +141,11 @@ impl<'a> Labels<'a> {
             Ok(0) => None,
             Ok(priority) => Some(priority),
             Err(_) => {
-                self.report(key, &format!("`{}` is not a whole number", clip(value)), "write a number, the higher wins");
+                self.report(
+                    key,
+                    &format!("`{}` is not a whole number", clip(value)),
+                    "write a number, the higher wins",
+                );
                 None
             }
         }
@@ -145,7 +158,10 @@ impl<'a> Labels<'a> {
         }
         self.report(
             key,
-            &format!("servers that speak `{}` are not supported by this version, so this one is not used", clip(value)),
+            &format!(
+                "servers that speak `{}` are not supported by this version, so this one is not used",
+                clip(value)
+            ),
             "let the container speak http behind the proxy",
         );
         None
@@ -214,7 +230,10 @@ fn not_understood(short: &str) -> (&'static str, &'static str) {
     } else if short.starts_with("http.middlewares.") {
         ("middlewares are not supported by this version", "remove the label, or let the application do it")
     } else if short.contains(".frontend.") || short.ends_with(".port") {
-        ("segment labels are not supported by this version", "use traefik.http.routers.NAME labels, one NAME a segment")
+        (
+            "segment labels are not supported by this version",
+            "use traefik.http.routers.NAME labels, one NAME a segment",
+        )
     } else {
         ("this label is not understood and has no effect", "check its spelling, or remove it")
     }
@@ -232,7 +251,8 @@ fn parse_bool(value: &str) -> Option<bool> {
 /// Enough of a value to recognise it.
 fn clip(value: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 60;
-    let mut clipped: String = value.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect();
+    let mut clipped: String =
+        value.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect();
     if value.chars().nth(SHOWN_CHARS_MAX).is_some() {
         clipped.push('…');
     }

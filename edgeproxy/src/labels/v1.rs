@@ -7,7 +7,8 @@ use super::{Labels, Parsed, RouterSpec, ServiceSpec, clip};
 use crate::rule::Rule;
 
 /// Labels of which each keeps somebody out. A router that has one is left out rather than served without it.
-const PROTECTIONS: [&str; 4] = ["frontend.auth.", "frontend.whitelist", "frontend.basicauth", "frontend.ratelimit"];
+const PROTECTIONS: [&str; 4] =
+    ["frontend.auth.", "frontend.whitelist", "frontend.basicauth", "frontend.ratelimit"];
 
 pub(super) fn parse(labels: &mut Labels<'_>, parsed: &mut Parsed) {
     let Some((rule_key, rule_text)) = labels.take("frontend.rule") else { return };
@@ -27,7 +28,11 @@ pub(super) fn parse(labels: &mut Labels<'_>, parsed: &mut Parsed) {
         Ok(rule) => rule,
         Err(error) => {
             let what = format!("the rule `{}` is not understood: {error}", clip(rule_text));
-            return labels.report(rule_key, &what, "write e.g. Host:app.example.org or Host:app.example.org;PathPrefix:/api");
+            return labels.report(
+                rule_key,
+                &what,
+                "write e.g. Host:app.example.org or Host:app.example.org;PathPrefix:/api",
+            );
         }
     };
     if let Some(key) = protected {

@@ -59,7 +59,8 @@ fn router(labels: &mut Labels<'_>, name: &str, services: &[ServiceSpec]) -> Opti
     let tls = tls(labels, &prefix);
     let service = service_of(labels, &prefix, services);
     let entry_points = labels.take_entry_points(&format!("{prefix}entrypoints"));
-    let (middlewares, rule) = (labels.take(&format!("{prefix}middlewares")), labels.take(&format!("{prefix}rule")));
+    let (middlewares, rule) =
+        (labels.take(&format!("{prefix}middlewares")), labels.take(&format!("{prefix}rule")));
     let Some((rule_key, rule_text)) = rule else {
         let what = format!("the router `{name}` has no rule, so nothing reaches it");
         labels.report("", &what, &format!("add traefik.http.routers.{name}.rule=Host(`app.example.org`)"));
