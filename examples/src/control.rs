@@ -11,7 +11,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,9 @@ pub enum ControlError {
     /// Nobody serves this socket.
     #[error("nothing answers at {}: is the daemon running?", .0.display())]
     NotRunning(PathBuf),
+    /// Nothing says where control sockets belong.
+    #[error("XDG_RUNTIME_DIR is not set: say with --control where the control socket is")]
+    NoRunDirectory,
     /// More than one socket could be meant.
     #[error("{} holds several control sockets: choose one with --control", .0.display())]
     Several(PathBuf),
@@ -238,17 +241,18 @@ async fn exchange<A: DeserializeOwned>(path: &Path, request: &impl Serialize) ->
     }
 }
 
-/// Where a program's control sockets are by default: `/run/PROGRAM` as root, else `$XDG_RUNTIME_DIR/PROGRAM`. Made,
+/// Where a program's control sockets are by default: `/run/PROGRAM` for root, else `$XDG_RUNTIME_DIR/PROGRAM`. Made,
 /// private, if it is not there.
 pub fn run_directory(program: &str) -> Result<PathBuf, ControlError> {
-    let system = Path::new("/run");
+    let root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     let place = match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if root => PathBuf::from("/run"),
         Some(user) if !user.is_empty() => PathBuf::from(user),
-        _ => system.to_owned(),
+        _ => return Err(ControlError::NoRunDirectory),
     };
     let path = place.join(program);
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-    made.map_err(|source| ControlError::Io { doing: "make its directory (choose a path with --control)", path: path.clone(), source })?;
+    made.map_err(|source| ControlError::Io { doing: "make its directory", path: path.clone(), source })?;
     Ok(path)
 }
 
@@ -374,7 +378,8 @@ mod tests {
         let path = dir.path().join("control.sock");
         let server = serve_doubling(&path);
         let padded = |length: usize| format!("{}7", " ".repeat(length - 1));
-        for (length, allowed) in [(MAX_REQUEST_BYTES as usize, true), (MAX_REQUEST_BYTES as usize + 1, false)] {
+        for (length, allowed) in [(MAX_REQUEST_BYTES as usize, true), (MAX_REQUEST_BYTES as usize + 1, false)]
+        {
             let mut stream = UnixStream::connect(&path).await.unwrap();
             stream.write_all(padded(length).as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();

@@ -120,11 +120,7 @@ impl Logging {
 }
 
 /// Runs a program's work on a runtime of its own and turns the outcome into an exit status.
-pub fn run(
-    program: &str,
-    logging: &Logging,
-    work: impl Future<Output = Result<(), Failure>>,
-) -> ExitCode {
+pub fn run(program: &str, logging: &Logging, work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let outcome = logging.start().and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -154,7 +150,10 @@ impl StopSignal {
     /// Takes both signals over. Install it before the line that says "ready": from then on somebody may stop us.
     pub fn install() -> Result<StopSignal, Failure> {
         let catch = |kind| signal(kind).context("cannot catch SIGINT and SIGTERM");
-        Ok(StopSignal { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+        Ok(StopSignal {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+        })
     }
 
     /// Returns when the first of them arrives.

@@ -64,12 +64,16 @@ impl EdgeSettings {
     pub fn load(config: &Path) -> Result<EdgeSettings, Failure> {
         let mut edge: EdgeSettings = settings::load(config)?;
         let folder = config.parent().unwrap_or(Path::new(""));
-        for path in [&mut edge.labels, &mut edge.docker, &mut edge.tls_cert, &mut edge.tls_key].into_iter().flatten() {
+        for path in
+            [&mut edge.labels, &mut edge.docker, &mut edge.tls_cert, &mut edge.tls_key].into_iter().flatten()
+        {
             *path = folder.join(&*path);
         }
         if edge.tls_cert.is_some() != edge.tls_key.is_some() {
             let config = config.display();
-            return Err(Failure::new(format!("{config}: tls-cert and tls-key belong together: give both or none")));
+            return Err(Failure::new(format!(
+                "{config}: tls-cert and tls-key belong together: give both or none"
+            )));
         }
         if edge.labels.is_none() && edge.docker.is_none() {
             let config = config.display();
@@ -103,7 +107,8 @@ impl EdgeSettings {
         config.https = self.tls_listen;
         config.redirect_to_https = self.redirect_to_https;
         config.dial_timeout = self.dial_timeout.unwrap_or(config.dial_timeout);
-        config.response_header_timeout = self.response_header_timeout.unwrap_or(config.response_header_timeout);
+        config.response_header_timeout =
+            self.response_header_timeout.unwrap_or(config.response_header_timeout);
         config.hold_unavailable = self.hold_unavailable.unwrap_or(config.hold_unavailable);
         config
     }

@@ -20,7 +20,8 @@ impl HostPort {
 
     /// Asks the system's resolver; every address that it names, at least one.
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();
+        let found: Vec<SocketAddr> =
+            tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();
         match found.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.host))),
             false => Ok(found),
@@ -93,7 +94,9 @@ impl<Id: FromStr> FromStr for PeerAddress<Id> {
     type Err = PeerAddressError<Id::Err>;
 
     fn from_str(text: &str) -> Result<PeerAddress<Id>, Self::Err> {
-        let id = |text: &str| text.parse().map_err(|source| PeerAddressError::Id { text: text.to_owned(), source });
+        let id = |text: &str| {
+            text.parse().map_err(|source| PeerAddressError::Id { text: text.to_owned(), source })
+        };
         match text.split_once('@') {
             Some((name, at)) => Ok(PeerAddress { id: Some(id(name)?), at: Some(at.parse()?) }),
             None if text.contains(':') => Ok(PeerAddress { id: None, at: Some(text.parse()?) }),
@@ -130,7 +133,9 @@ mod tests {
 
     #[test]
     fn what_is_no_host_and_port_is_named() {
-        for text in ["", ":", "vm", "vm:", ":80", "vm:0", "vm:65536", "fd00::1:80", "[vm]:80", "a b:80", "a@b:1"] {
+        for text in
+            ["", ":", "vm", "vm:", ":80", "vm:0", "vm:65536", "fd00::1:80", "[vm]:80", "a b:80", "a@b:1"]
+        {
             assert_eq!(text.parse::<HostPort>(), Err(HostPortError(text.to_owned())));
         }
     }
@@ -147,7 +152,17 @@ mod tests {
 
     #[test]
     fn private_addresses_are_told_from_public_ones() {
-        for ip in ["127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "100.127.0.1", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"] {
+        for ip in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.1.1",
+            "100.127.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
             assert!(is_private(ip.parse().unwrap()), "{ip}");
         }
         for ip in ["0.0.0.0", "::", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "::ffff:8.8.8.8"] {

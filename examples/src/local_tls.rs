@@ -28,7 +28,8 @@ impl LocalTls {
         let directory = tempfile::Builder::new().prefix("edged-").tempdir();
         let directory = directory.context("cannot make a directory for the local authority's certificate")?;
         let file = directory.path().join("ca.pem");
-        std::fs::write(&file, authority.certificate_pem()).context(format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, authority.certificate_pem())
+            .context(format!("cannot write {}", file.display()))?;
         Ok(LocalTls { authority, certificates, issued: BTreeSet::new(), directory })
     }
 
@@ -69,9 +70,12 @@ mod tests {
     fn every_host_gets_one_certificate_and_the_limit_holds() {
         let hosts: Vec<String> = (0..NAMES_MAX + 1).map(|n| format!("h{n}.example")).collect();
         let container = |host: &String| {
-            Container::new(host.as_str()).with_label("traefik.frontend.rule", format!("Host:{host}")).with_port(80)
+            Container::new(host.as_str())
+                .with_label("traefik.frontend.rule", format!("Host:{host}"))
+                .with_port(80)
         };
-        let table = |hosts: &[String]| RouteTable::compile(&hosts.iter().map(container).collect::<Snapshot>()).0;
+        let table =
+            |hosts: &[String]| RouteTable::compile(&hosts.iter().map(container).collect::<Snapshot>()).0;
         let certificates = Certificates::new();
         let mut tls = LocalTls::new(certificates.clone()).unwrap();
         tls.cover(&table(&hosts[..2]));

@@ -1,7 +1,9 @@
 //! What `meshd` says about a node, to a person and to a script.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use ipnet::IpNet;
 use meshnet::{Mesh, PeerState, PeerStatus};
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +24,14 @@ pub struct MeshReport {
     pub udp: String,
     /// Every peer that it knows.
     pub peers: Vec<PeerReport>,
+    /// What was counted since the start, by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A peer as this node knows it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PeerReport {
-    /// Its ID; none until one has answered at a configured endpoint.
+    /// Its ID.
     pub id: String,
     /// The name that it gave itself.
     pub name: String,
@@ -36,9 +40,9 @@ pub struct PeerReport {
     /// The addresses and networks that are reached through it.
     pub prefixes: Vec<String>,
     /// Where its datagrams come from.
-    pub endpoint: Option<String>,
-    /// How long ago something was last heard from it.
-    pub last_heard_ms: Option<u64>,
+    pub endpoint: String,
+    /// How long ago it was last heard.
+    pub last_heard_ms: u64,
     /// The last measured round trip.
     pub rtt_us: Option<u64>,
     /// Bytes of packets received from it.
@@ -57,25 +61,50 @@ impl MeshReport {
             device: device.to_owned(),
             udp: mesh.local_addr().to_string(),
             peers: mesh.peers().iter().map(PeerReport::of).collect(),
+            counters: mesh.counters().iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        }
+    }
+}
+
+impl PeerReport {
+    fn of(peer: &PeerStatus) -> PeerReport {
+        let state = match peer.state {
+            PeerState::Connecting => "connecting",
+            PeerState::Up => "up",
+            PeerState::Down => "down",
+        };
+        let address = IpNet::from(peer.claims.address.addr());
+        let prefixes = [address].into_iter().chain(peer.claims.subnets.iter().copied());
+        PeerReport {
+            id: peer.id.to_string(),
+            name: peer.claims.name.clone(),
+            state: state.to_owned(),
+            prefixes: prefixes.map(|prefix| prefix.to_string()).collect(),
+            endpoint: peer.endpoint.to_string(),
+            last_heard_ms: peer.last_heard.as_millis().try_into().unwrap_or(u64::MAX),
+            rtt_us: peer.rtt.map(|rtt| rtt.as_micros().try_into().unwrap_or(u64::MAX)),
+            received_bytes: peer.bytes_in,
+            sent_bytes: peer.bytes_out,
         }
     }
 }
 
 impl fmt::Display for MeshReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MeshReport { id, name, address, device, udp, peers } = self;
+        let MeshReport { id, name, address, device, udp, peers, .. } = self;
         writeln!(f, "{name} ({id})\naddress {address}, device {device}, listening on {udp}")?;
         if peers.is_empty() {
             return writeln!(f, "no peers");
         }
-        let mut table = Table::new(&["PEER", "STATE", "REACHES", "ENDPOINT", "HEARD", "RTT", "RECEIVED", "SENT", "ID"]);
+        let mut table =
+            Table::new(&["PEER", "STATE", "REACHES", "ENDPOINT", "HEARD", "RTT", "RECEIVED", "SENT", "ID"]);
         for peer in peers {
             table.row([
                 peer.name.clone(),
                 peer.state.clone(),
                 peer.prefixes.join(", "),
-                peer.endpoint.clone().unwrap_or_default(),
-                peer.last_heard_ms.map(|ms| format!("{:.1} s ago", ms as f64 / 1e3)).unwrap_or_default(),
+                peer.endpoint.clone(),
+                format!("{:.1} s ago", peer.last_heard_ms as f64 / 1e3),
                 peer.rtt_us.map(|us| format!("{:.1} ms", us as f64 / 1e3)).unwrap_or_default(),
                 peer.received_bytes.to_string(),
                 peer.sent_bytes.to_string(),

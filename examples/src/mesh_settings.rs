@@ -91,7 +91,8 @@ impl MeshSettings {
     /// What the library needs, with names resolved.
     pub async fn config(&self) -> Result<Config, Failure> {
         let address = self.address.ok_or_else(|| missing("address"))?;
-        let secret_file = self.network_secret_file.as_deref().ok_or_else(|| missing("network-secret-file"))?;
+        let secret_file =
+            self.network_secret_file.as_deref().ok_or_else(|| missing("network-secret-file"))?;
         let key = match &self.key {
             Some(file) => settings::read_secret(file)?,
             None => {
@@ -108,13 +109,16 @@ impl MeshSettings {
         config.name = self.name.clone().unwrap_or_else(daemon::host_name);
         for PeerAddress { id, at } in &self.peer {
             let Some(at) = at else {
-                return Err(Failure::new("a peer needs an address to be dialled: write ID@HOST:PORT or HOST:PORT"));
+                return Err(Failure::new(
+                    "a peer needs an address to be dialled: write ID@HOST:PORT or HOST:PORT",
+                ));
             };
             let found = at.resolve().await.context(format!("cannot find the peer {at}"))?;
             // A socket of one family cannot send to the other; [::] sends to both.
             let usable = found.into_iter().filter(|at| config.listen.is_ipv6() || at.is_ipv4());
             config.peers.extend(usable.map(|endpoint| PeerConfig { endpoint, id: *id }));
         }
+        config.validate()?;
         Ok(config)
     }
 }

@@ -65,7 +65,9 @@ where
     let file = File::open(path).context(place())?;
     if file.metadata().context(place())?.mode() & 0o077 != 0 {
         let path = path.display();
-        return Err(Failure::new(format!("{path} holds a secret and others can read it: run `chmod 600 {path}`")));
+        return Err(Failure::new(format!(
+            "{path} holds a secret and others can read it: run `chmod 600 {path}`"
+        )));
     }
     read_bounded(file, &path.display())?.trim().parse::<T>().context(path.display())
 }
@@ -75,7 +77,9 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let path = path.display();
-            return Err(Failure::new(format!("{path} exists and is left as it is: remove it first or choose another name")));
+            return Err(Failure::new(format!(
+                "{path} exists and is left as it is: remove it first or choose another name"
+            )));
         }
         opened => opened.context(format!("cannot create {}", path.display()))?,
     };
@@ -140,7 +144,8 @@ mod tests {
 
     #[test]
     fn an_error_names_file_line_and_key() {
-        let failure = parse::<Sample>(&"a.toml", "listen = \"1.2.3.4:5\"\n lisen = 3\n").unwrap_err().to_string();
+        let failure =
+            parse::<Sample>(&"a.toml", "listen = \"1.2.3.4:5\"\n lisen = 3\n").unwrap_err().to_string();
         assert!(failure.starts_with("a.toml:2:2: ") && failure.contains("`lisen`"), "{failure}");
         let failure = parse::<Sample>(&"a.toml", "\n\nlisten = \"here\"\n").unwrap_err().to_string();
         assert!(failure.starts_with("a.toml:3:10: "), "{failure}");

@@ -47,7 +47,8 @@ pub async fn knock(stream: &mut (impl AsyncWrite + Unpin), own: DeviceId) -> io:
 
 /// Reads who dials; nothing beyond the line is consumed.
 pub async fn open(stream: &mut (impl AsyncRead + Unpin), known: &[DeviceId]) -> Result<DeviceId, DoorError> {
-    let line = tokio::time::timeout(LINE_DEADLINE, read_line(stream)).await.map_err(|_| DoorError::Slow)??;
+    let line =
+        tokio::time::timeout(LINE_DEADLINE, read_line(stream)).await.map_err(|_| DoorError::Slow)??;
     let device = line.strip_prefix(GREETING).and_then(|id| id.parse::<DeviceId>().ok());
     let device = device.ok_or(DoorError::Foreign)?;
     if known.contains(&device) { Ok(device) } else { Err(DoorError::Unknown(device)) }
@@ -125,7 +126,9 @@ mod tests {
 
     #[tokio::test]
     async fn whatever_else_knocks_is_turned_away() {
-        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"syncd/2 x\n", b"syncd/1 nobody\n", b"\xff\n", &[b'a'; 4096]] {
+        for bytes in
+            [&b"GET / HTTP/1.1\r\n\r\n"[..], b"syncd/2 x\n", b"syncd/1 nobody\n", b"\xff\n", &[b'a'; 4096]]
+        {
             assert!(matches!(opened(bytes, &[]).await.0, Err(DoorError::Foreign)));
         }
         assert!(matches!(opened(b"syncd/1 ", &[]).await.0, Err(DoorError::Io(_))));

@@ -8,8 +8,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use support::{Daemon, command, expect_failure, expect_status, run, text, until};
 
 const BINARIES: [&str; 4] = ["meshd", "syncd", "edged", "swarmctl"];
@@ -33,7 +35,10 @@ fn every_binary_explains_itself_with_examples() {
 #[test]
 fn usage_errors_exit_with_2() {
     expect_status(&run("meshd", &["up"]), 2);
-    expect_status(&run("meshd", &["up", "--address", "10.0.0.1", "--listen", "x", "--network-secret-file", "f"]), 2);
+    expect_status(
+        &run("meshd", &["up", "--address", "10.0.0.1", "--listen", "x", "--network-secret-file", "f"]),
+        2,
+    );
     expect_status(&run("syncd", &["serve", "/tmp"]), 2);
     expect_status(&run("syncd", &["wait", "/tmp", "--peers", "all", "--timeout", "30"]), 2);
     expect_status(&run("syncd", &["wait", "/tmp", "--peers", "nobody"]), 2);
@@ -206,7 +211,8 @@ fn syncd_refuses_to_listen_or_dial_where_anybody_could_read_along() {
         assert!(said.contains("not encrypted"), "{said}");
     }
     let peer = format!("{}@198.51.100.1:22000", Replica::new().id);
-    let said = expect_failure("syncd", &["serve", replica.root(), "--listen", "127.0.0.1:0", "--peer", &peer]);
+    let said =
+        expect_failure("syncd", &["serve", replica.root(), "--listen", "127.0.0.1:0", "--peer", &peer]);
     assert!(said.contains("not encrypted"), "{said}");
     let open = ["serve", replica.root(), "--listen", "0.0.0.0:0", "--unauthenticated"];
     drop(Daemon::start(command("syncd", &open)));
@@ -215,7 +221,11 @@ fn syncd_refuses_to_listen_or_dial_where_anybody_could_read_along() {
 #[test]
 fn two_syncd_keep_two_folders_equal_with_a_database_in_them_and_survive_a_kill() {
     let (a, b) = (Replica::new(), Replica::new());
-    assert_eq!(expect_status(&run("syncd", &["init", a.root()]), 0).trim(), a.id, "a second init keeps the ID");
+    assert_eq!(
+        expect_status(&run("syncd", &["init", a.root()]), 0).trim(),
+        a.id,
+        "a second init keeps the ID"
+    );
     a.write("letters/one.txt", b"dear b");
     a.write("empty", b"");
     let db = rusqlite::Connection::open(a.dir.path().join("notes.db")).unwrap();
@@ -302,6 +312,10 @@ fn get(address: &str, host: &str) -> (u16, String) {
     write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    parse(&answer)
+}
+
+fn parse(answer: &str) -> (u16, String) {
     let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status line");
     (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
@@ -319,7 +333,10 @@ fn upstream(words: &'static str) -> u16 {
                 request.push(byte[0]);
             }
             let length = words.len();
-            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{words}");
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{words}"
+            );
         }
     });
     port
@@ -330,8 +347,13 @@ fn edged_serves_explains_and_follows_its_labels_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("labels.json");
     let (notes, git) = (upstream("notes here"), upstream("git here"));
-    let container = |name: &str, labels: String| format!(r#"{{"name":"{name}","address":"127.0.0.1","labels":{{{labels}}}}}"#);
-    let v1 = container("notes", format!(r#""traefik.frontend.rule":"Host:notes.example","traefik.port":"{notes}""#));
+    let container = |name: &str, labels: String| {
+        format!(r#"{{"name":"{name}","address":"127.0.0.1","labels":{{{labels}}}}}"#)
+    };
+    let v1 = container(
+        "notes",
+        format!(r#""traefik.frontend.rule":"Host:notes.example","traefik.port":"{notes}""#),
+    );
     let v3 = container(
         "git",
         format!(
@@ -343,7 +365,10 @@ fn edged_serves_explains_and_follows_its_labels_file() {
     let labels = file.to_str().unwrap();
     let edge = Daemon::start(command("edged", &["run", "--labels", labels, "--listen", "127.0.0.1:0"]));
     let address = edge.fact("http");
-    assert_eq!(until("the notes", || Some(get(&address, "notes.example")).filter(|a| a.0 == 200)).1, "notes here");
+    assert_eq!(
+        until("the notes", || Some(get(&address, "notes.example")).filter(|a| a.0 == 200)).1,
+        "notes here"
+    );
     assert_eq!(get(&address, "git.example").0, 404);
     expect_status(&run("edged", &["check", labels]), 0);
 
@@ -361,16 +386,59 @@ fn edged_serves_explains_and_follows_its_labels_file() {
     let told = explain("http://git.example/x", &[]);
     assert!(told.contains("git") && told.contains(&git.to_string()), "{told}");
     assert!(explain("http://bad.example/", &[]).contains("traefik.http.routers.bad.rule"));
-    let told: serde_json::Value = serde_json::from_str(&explain("http://git.example/x", &["--json"])).unwrap();
+    let told: serde_json::Value =
+        serde_json::from_str(&explain("http://git.example/x", &["--json"])).unwrap();
     assert_eq!(told["outcome"]["kind"], "forwarded", "{told}");
 
     // A file that cannot be read leaves the last good routes in place.
     fs::write(&file, "[{").unwrap();
-    let complaint = until("a word about it", || Some(edge.stderr()).filter(|log| log.contains("labels.json")));
+    let complaint =
+        until("a word about it", || Some(edge.stderr()).filter(|log| log.contains("labels.json")));
     assert!(complaint.contains("labels.json"), "{complaint}");
     assert_eq!(get(&address, "notes.example").1, "notes here");
     let (status, took) = edge.terminate();
     assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
+}
+
+/// The same over TLS, trusting nothing but the authority in this file.
+fn get_over_tls(address: &str, authority: &str, host: &str) -> Option<(u16, String)> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let session =
+        rustls::ClientConnection::new(Arc::new(config), host.to_owned().try_into().unwrap()).unwrap();
+    let mut stream = rustls::StreamOwned::new(session, TcpStream::connect(address).unwrap());
+    stream.sock.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(parse(&answer))
+}
+
+#[test]
+fn edged_serves_https_with_certificates_of_its_own_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = upstream("sealed");
+    let labels = dir.path().join("labels.json");
+    let label = format!(r#""traefik.frontend.rule":"Host:a.example","traefik.port":"{port}""#);
+    fs::write(&labels, format!(r#"[{{"name":"a","address":"127.0.0.1","labels":{{{label}}}}}]"#)).unwrap();
+    let labels = labels.to_str().unwrap();
+    let first = ["run", "--labels", labels, "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0"];
+    let edge = Daemon::start(command("edged", &[&first[..], &["--redirect-to-https"]].concat()));
+    let (address, authority) = (edge.fact("https"), edge.fact("ca"));
+    let answer = until("a certificate for the route", || get_over_tls(&address, &authority, "a.example"));
+    assert_eq!(answer, (200, "sealed".to_owned()));
+    assert_eq!(
+        get_over_tls(&address, &authority, "b.example"),
+        None,
+        "a certificate for a host without a route"
+    );
+    assert!((300..400).contains(&get(&edge.fact("http"), "a.example").0));
+    edge.terminate();
+    assert!(!Path::new(&authority).exists(), "the authority's certificate stayed behind");
 }
 
 #[test]
@@ -420,11 +488,21 @@ fn the_config_samples_name_every_key_and_are_read() {
         let text = fs::read_to_string(config(sample)).unwrap();
         let verb = if binary == "edged" { "run" } else { parse[0] };
         let help = expect_status(&run(binary, &[verb, "--help"]), 0);
-        let flags = help.lines().filter(|l| l.trim().starts_with('-')).filter_map(|l| l.split("--").nth(1)).map(|flag| {
-            flag.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next().unwrap_or_default().to_owned()
-        });
-        for flag in flags.filter(|flag| !["config", "verbose", "log-format", "help"].contains(&flag.as_str())) {
-            assert!(text.lines().any(|line| line.starts_with(&format!("{flag} = "))), "{sample} lacks {flag}");
+        let flags =
+            help.lines().filter(|l| l.trim().starts_with('-')).filter_map(|l| l.split("--").nth(1)).map(
+                |flag| {
+                    flag.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned()
+                },
+            );
+        for flag in flags.filter(|flag| !["config", "verbose", "log-format", "help"].contains(&flag.as_str()))
+        {
+            assert!(
+                text.lines().any(|line| line.starts_with(&format!("{flag} = "))),
+                "{sample} lacks {flag}"
+            );
         }
     }
 }

@@ -14,13 +14,13 @@ const PROGRAMS: [&str; 9] =
     ["ip", "nsenter", "unshare", "dockerd", "docker", "iptables", "busybox", "curl", "tar"];
 
 /// `edged` in the engine's namespace, where the containers' own addresses are reached.
-struct Edge {
+struct Edge<'a> {
     daemon: Daemon,
-    netns: Netns,
+    netns: &'a Netns,
 }
 
-impl Edge {
-    fn start(netns: Netns, engine: &Engine) -> Edge {
+impl<'a> Edge<'a> {
+    fn start(netns: &'a Netns, engine: &Engine) -> Edge<'a> {
         let socket = engine.socket().display().to_string();
         let arguments = ["run", "--docker", &socket, "--listen", "127.0.0.1:0"];
         Edge { daemon: Daemon::start(netns.command(&path("edged"), &arguments)), netns }
@@ -29,7 +29,8 @@ impl Edge {
     /// Status and body of a GET for this host.
     fn get(&self, host: &str) -> (String, String) {
         let (name, url) = (format!("Host: {host}"), format!("http://{}/", self.daemon.fact("http")));
-        let (_, out) = self.netns.run("curl", &["-s", "--max-time", "5", "-w", "\n%{http_code}", "-H", &name, &url]);
+        let (_, out) =
+            self.netns.run("curl", &["-s", "--max-time", "5", "-w", "\n%{http_code}", "-H", &name, &url]);
         let out = support::text(&out);
         let (body, status) = out.rsplit_once('\n').unwrap_or(("", &out));
         (status.to_owned(), body.to_owned())
@@ -55,7 +56,7 @@ fn a_container_is_served_within_a_second_of_its_start_and_dropped_at_its_stop() 
     }
     let netns = Netns::new("docker-edge");
     let engine = Engine::start(&netns);
-    let edge = Edge::start(netns, &engine);
+    let edge = Edge::start(&netns, &engine);
     assert_eq!(edge.get("one.example").0, "404");
 
     run_labelled(&engine, "one", &["traefik.frontend.rule=Host:one.example", "traefik.port=8080"]);
@@ -78,7 +79,8 @@ fn a_container_is_served_within_a_second_of_its_start_and_dropped_at_its_stop() 
     until("the container after the bad one to be served", || edge.serves("late.example"));
     assert_eq!(edge.get("bad.example").0, "404");
     assert!(edge.serves("one.example").is_some() && edge.serves("three.example").is_some());
-    let complaint = until("a word about the bad label", || Some(edge.daemon.stderr()).filter(|log| log.contains("bad")));
+    let complaint =
+        until("a word about the bad label", || Some(edge.daemon.stderr()).filter(|log| log.contains("bad")));
     assert!(complaint.contains("traefik.http.routers.bad.rule"), "{complaint}");
 
     engine.docker(&["stop", "-t", "0", "one"]);
@@ -88,6 +90,10 @@ fn a_container_is_served_within_a_second_of_its_start_and_dropped_at_its_stop() 
     assert!(edge.serves("three.example").is_some());
     engine.docker(&["rm", "one"]);
     until("the removed container to be forgotten", || (edge.get("one.example").0 == "404").then_some(()));
+
+    // One that starts later serves what runs already.
+    let later = Edge::start(&netns, &engine);
+    assert!(later.serves("three.example").is_some() && later.serves("late.example").is_some());
 
     let (status, took) = edge.daemon.terminate();
     assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
@@ -128,6 +134,7 @@ fn swarmctl_lists_nodes_services_and_tasks() {
     assert!(expect_status(&swarmctl(&["ps", "web"]), 0).contains("running"));
     expect_status(&swarmctl(&["ps", "no-such-service"]), 1);
 
-    let unreachable = Command::new(path("swarmctl")).args(["--host", "unix:///no/such.sock", "nodes"]).output();
+    let unreachable =
+        Command::new(path("swarmctl")).args(["--host", "unix:///no/such.sock", "nodes"]).output();
     expect_status(&unreachable.unwrap(), 1);
 }

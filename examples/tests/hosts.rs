@@ -47,8 +47,10 @@ impl Host {
     }
 
     fn mesh(&self, address: &str, listen: &str, peer: Option<&str>) -> Daemon {
-        let (secret, key, control) = (self.file("network.secret"), self.file("node.key"), self.file("mesh.sock"));
-        let mut arguments = vec!["up", "--address", address, "--listen", listen, "--network-secret-file", &secret];
+        let (secret, key, control) =
+            (self.file("network.secret"), self.file("node.key"), self.file("mesh.sock"));
+        let mut arguments =
+            vec!["up", "--address", address, "--listen", listen, "--network-secret-file", &secret];
         arguments.extend(["--key", &key, "--control", &control, "--device-name", "mesh0"]);
         arguments.extend(peer.iter().flat_map(|peer| ["--peer", peer]));
         Daemon::start(self.netns.command(&path("meshd"), &arguments))
@@ -66,13 +68,15 @@ impl Host {
     /// Serves its home directory by HTTP on its mesh address.
     fn serve(&self, address: &str) -> Running {
         let home = self.home.path().display().to_string();
-        let mut httpd = self.netns.command(Path::new("busybox"), &["httpd", "-f", "-p", address, "-h", &home]);
+        let mut httpd =
+            self.netns.command(Path::new("busybox"), &["httpd", "-f", "-p", address, "-h", &home]);
         Running(httpd.stdin(Stdio::null()).spawn().unwrap())
     }
 
     fn fetch(&self, url: &str) -> Option<Vec<u8>> {
         let limit = PATIENCE.as_secs().to_string();
-        let (ok, body) = self.netns.run("curl", &["-sf", "--max-time", &limit, "--connect-timeout", "5", url]);
+        let (ok, body) =
+            self.netns.run("curl", &["-sf", "--max-time", &limit, "--connect-timeout", "5", url]);
         ok.then_some(body)
     }
 }

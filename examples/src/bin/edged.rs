@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use edgeproxy::{Certificates, Diagnostic, DockerProvider, LabelsFile, Proxy, RouteTable};
-use hybrid_examples::daemon::{self, Context, Failure, Logging, StopSignal};
+use hybrid_examples::daemon::{self, Failure, Logging, StopSignal};
 use hybrid_examples::edge_settings::EdgeSettings;
 use hybrid_examples::local_tls::{self, LocalTls};
-use hybrid_examples::settings;
 use hybrid_examples::table::Table;
 use hyper::{HeaderMap, Method, header::HeaderName, header::HeaderValue};
 
@@ -148,7 +147,10 @@ async fn watch(proxy: &Proxy, mut local: Option<&mut LocalTls>) {
             tls.cover(&table);
         }
         let diagnostics = proxy.diagnostics();
-        diagnostics.iter().filter(|diagnostic| !said.contains(diagnostic)).for_each(|d| tracing::warn!("{d}"));
+        diagnostics
+            .iter()
+            .filter(|diagnostic| !said.contains(diagnostic))
+            .for_each(|d| tracing::warn!("{d}"));
         (seen, said) = (Some(table), diagnostics);
     }
 }
@@ -167,7 +169,9 @@ fn check(file: &Path) -> Result<(), Failure> {
     } else {
         Some(file.to_owned())
     };
-    let Some(labels) = labels else { return daemon::print("the settings are right; the routes come from Docker\n") };
+    let Some(labels) = labels else {
+        return daemon::print("the settings are right; the routes come from Docker\n");
+    };
     let (table, diagnostics) = compile(&labels)?;
     let mut shown = Table::new(&["ROUTER", "RULE", "SERVICE", "SERVERS"]);
     for route in table.routes() {
@@ -187,16 +191,28 @@ fn check(file: &Path) -> Result<(), Failure> {
     Err(Failure::new(format!("{labels}: {count} labels do not have the effect that they should")))
 }
 
-fn explain(source: &Source, method: &Method, url: &str, headers: HeaderMap, json: bool) -> Result<(), Failure> {
+fn explain(
+    source: &Source,
+    method: &Method,
+    url: &str,
+    headers: HeaderMap,
+    json: bool,
+) -> Result<(), Failure> {
     let labels = match (&source.labels, &source.config) {
         (Some(labels), _) => labels.clone(),
         (None, Some(config)) => EdgeSettings::load(config)?.labels.ok_or_else(|| {
             let config = config.display();
-            Failure::new(format!("{config} names no labels file, and routes of a running engine cannot be told here"))
+            Failure::new(format!(
+                "{config} names no labels file, and routes of a running engine cannot be told here"
+            ))
         })?,
         (None, None) => unreachable!("clap wants one of them"),
     };
     let (table, diagnostics) = compile(&labels)?;
     let told = edgeproxy::explain(&table, &diagnostics, method, url, &headers, None);
-    if json { daemon::print_json(&told) } else { daemon::print(&format!("{}\n", told.to_string().trim_end())) }
+    if json {
+        daemon::print_json(&told)
+    } else {
+        daemon::print(&format!("{}\n", told.to_string().trim_end()))
+    }
 }

@@ -156,7 +156,9 @@ async fn start(node: &MeshSettings, config: Config) -> Result<(Mesh, String), Fa
             let name = device.name().to_owned();
             Ok((Mesh::start(config, device).await?, name))
         }
-        Device::Tap => Err(Failure::new("--device tap: Ethernet frames are not supported yet: use tun or none")),
+        Device::Tap => {
+            Err(Failure::new("--device tap: Ethernet frames are not supported yet: use tun or none"))
+        }
         Device::None => {
             let mut stack = StackConfig::new(address.addr(), address.prefix_len());
             stack.mtu = mtu;

@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 use hybrid_examples::daemon::{self, Failure, Logging};
 use hybrid_examples::table::Table;
 use serde_json::{Value, json};
-use swarmctl::{Endpoint, Node, Service, Swarm, Task};
+use swarmctl::cluster::{Node, Service, Task};
+use swarmctl::{Endpoint, Swarm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +25,7 @@ struct Cli {
     #[command(flatten)]
     logging: Logging,
     /// The manager's engine [default: $DOCKER_HOST, else unix:///var/run/docker.sock]
-    #[arg(long, short = 'H', global = true, value_name = "unix:///PATH")]
+    #[arg(long, short = 'H', global = true, value_parser = Endpoint::parse, value_name = "unix:///PATH")]
     host: Option<Endpoint>,
     /// Print JSON
     #[arg(long, global = true)]
@@ -69,7 +70,8 @@ async fn show(host: Option<Endpoint>, command: Command, as_json: bool) -> Result
 }
 
 fn nodes(nodes: &[Node]) -> (Table, Value) {
-    let mut table = Table::new(&["ID", "NAME", "ROLE", "AVAILABILITY", "STATUS", "ADDRESS", "ENGINE", "LABELS"]);
+    let mut table =
+        Table::new(&["ID", "NAME", "ROLE", "AVAILABILITY", "STATUS", "ADDRESS", "ENGINE", "LABELS"]);
     let mut list = Vec::new();
     for node in nodes {
         let role = if node.leader { format!("{} (leader)", node.role) } else { node.role.to_string() };
@@ -116,33 +118,29 @@ fn services(services: &[Service]) -> (Table, Value) {
 }
 
 async fn tasks(swarm: &Swarm, service: Option<String>) -> Result<(Table, Value), Failure> {
-    let names = |id: String, name: String| (id, name);
-    let nodes: BTreeMap<_, _> = swarm.nodes().await?.into_iter().map(|n| names(n.id, n.name)).collect();
-    let services = match service {
-        Some(name) => vec![name],
-        None => swarm.services().await?.into_iter().map(|service| service.name).collect(),
-    };
+    let nodes: BTreeMap<_, _> = swarm.nodes().await?.into_iter().map(|node| (node.id, node.name)).collect();
+    let services = swarm.services().await?.into_iter().map(|service| (service.id, service.name));
+    let services: BTreeMap<_, _> = services.collect();
+    let name = |names: &BTreeMap<String, String>, id: String| names.get(&id).cloned().unwrap_or(id);
     let mut table = Table::new(&["ID", "SERVICE", "SLOT", "NODE", "STATE", "DESIRED", "SINCE", "ERROR"]);
     let mut list = Vec::new();
-    for service in services {
-        for task in swarm.tasks(&service).await? {
-            let Task { id, slot, node, image, state, desired, error, since, .. } = task;
-            let node = node.map(|id| nodes.get(&id).cloned().unwrap_or(id));
-            table.row([
-                short(&id),
-                service.clone(),
-                slot.map(|slot| slot.to_string()).unwrap_or_default(),
-                node.clone().unwrap_or_default(),
-                state.to_string(),
-                desired.to_string(),
-                since.clone(),
-                error.clone().unwrap_or_default(),
-            ]);
-            list.push(json!({
-                "id": id, "service": service, "slot": slot, "node": node, "image": image,
-                "state": state.to_string(), "desired": desired.to_string(), "since": since, "error": error,
-            }));
-        }
+    for task in swarm.tasks(service.as_deref()).await? {
+        let Task { id, service, slot, node, image, state, desired, error, since } = task;
+        let (service, node) = (name(&services, service), node.map(|id| name(&nodes, id)));
+        table.row([
+            short(&id),
+            service.clone(),
+            slot.map(|slot| slot.to_string()).unwrap_or_default(),
+            node.clone().unwrap_or_default(),
+            state.to_string(),
+            desired.to_string(),
+            since.clone(),
+            error.clone().unwrap_or_default(),
+        ]);
+        list.push(json!({
+            "id": id, "service": service, "slot": slot, "node": node, "image": image,
+            "state": state.to_string(), "desired": desired.to_string(), "since": since, "error": error,
+        }));
     }
     Ok((table, Value::from(list)))
 }

@@ -113,7 +113,10 @@ enum Request {
     Status,
     Conflicts,
     /// `peers` is empty for all of them.
-    Wait { peers: Vec<String>, timeout_ms: u64 },
+    Wait {
+        peers: Vec<String>,
+        timeout_ms: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -178,13 +181,19 @@ async fn dial(at: HostPort, own: DeviceId, open: bool) -> std::io::Result<TcpStr
     Ok(stream)
 }
 
-async fn answer(folder: Folder, known: Vec<DeviceId>, request: Request) -> Result<serde_json::Value, Failure> {
+async fn answer(
+    folder: Folder,
+    known: Vec<DeviceId>,
+    request: Request,
+) -> Result<serde_json::Value, Failure> {
     let value = match request {
         Request::Status => serde_json::to_value(sync_report::status(&folder).await?),
         Request::Conflicts => serde_json::to_value(sync_report::conflicts(&folder).await?),
         Request::Wait { peers, timeout_ms } => {
             let peers = match peers.is_empty() {
-                true if known.is_empty() => return Err(Failure::new("there is no peer to wait for: serve with --peer")),
+                true if known.is_empty() => {
+                    return Err(Failure::new("there is no peer to wait for: serve with --peer"));
+                }
                 true => known,
                 false => peers.iter().map(|id| id.parse()).collect::<Result<_, _>>()?,
             };
@@ -210,15 +219,16 @@ async fn status_of(dir: &Path) -> Result<SyncReport, Failure> {
 }
 
 async fn conflicts(dir: &Path, json: bool) -> Result<(), Failure> {
-    let list: Vec<ConflictReport> = match control::ask(&control_path(dir), &Request::Conflicts, ASK_LIMIT).await {
-        Err(ControlError::NotRunning(_)) => {
-            let folder = Folder::open(Config::new(dir)).await?;
-            let list = sync_report::conflicts(&folder).await?;
-            folder.close().await;
-            list
-        }
-        asked => asked?,
-    };
+    let list: Vec<ConflictReport> =
+        match control::ask(&control_path(dir), &Request::Conflicts, ASK_LIMIT).await {
+            Err(ControlError::NotRunning(_)) => {
+                let folder = Folder::open(Config::new(dir)).await?;
+                let list = sync_report::conflicts(&folder).await?;
+                folder.close().await;
+                list
+            }
+            asked => asked?,
+        };
     if json {
         return daemon::print_json(&list);
     }
@@ -235,7 +245,9 @@ async fn wait(dir: &Path, peers: &[Who], timeout: Duration) -> Result<(), Failur
     match control::ask::<String>(&control_path(dir), &request, timeout + ASK_LIMIT).await {
         Err(ControlError::NotRunning(_)) => {
             let dir = dir.display();
-            Err(Failure::new(format!("nobody serves {dir}, so nothing reaches its peers: start `syncd serve {dir}`")))
+            Err(Failure::new(format!(
+                "nobody serves {dir}, so nothing reaches its peers: start `syncd serve {dir}`"
+            )))
         }
         asked => asked.map(drop).map_err(Failure::from),
     }

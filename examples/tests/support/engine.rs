@@ -33,7 +33,19 @@ impl Engine {
         let log = File::create(directory.path().join("log")).expect("created");
         let child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", netns.name()))
-            .args(["unshare", "-m", "-u", "-p", "--fork", "--mount-proc", "--kill-child", "sh", "-c", SCRIPT, "sh"])
+            .args([
+                "unshare",
+                "-m",
+                "-u",
+                "-p",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+                "sh",
+                "-c",
+                SCRIPT,
+                "sh",
+            ])
             .arg(directory.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("cloned"))
@@ -100,12 +112,24 @@ impl Drop for Engine {
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
             eprintln!("--- the engine's last lines, newest first:\n{}", tail.join("\n"));
         }
-        // The first process of its PID namespace goes, and the kernel ends all others with it.
-        let _ = self.child.kill();
+        // The first process of its PID namespace goes, the kernel ends all others with it, and `unshare` reaps it.
+        let pid = self.child.id();
+        let inside = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for first in inside.split_whitespace() {
+            let _ = Command::new("kill").args(["-KILL", first]).status();
+        }
+        if inside.is_empty() {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }
 
 fn busybox() -> PathBuf {
-    ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|p| p.is_file()).expect("busybox").to_owned()
+    ["/bin/busybox", "/usr/bin/busybox"]
+        .iter()
+        .map(Path::new)
+        .find(|p| p.is_file())
+        .expect("busybox")
+        .to_owned()
 }
