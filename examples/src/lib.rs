@@ -11,6 +11,7 @@ pub mod mesh_report;
 pub mod mesh_settings;
 pub mod notes;
 pub mod settings;
+pub mod sync_control;
 pub mod sync_door;
 pub mod sync_link;
 pub mod sync_report;

@@ -62,7 +62,7 @@ pub enum Device {
     Tun,
     /// A TAP interface: Ethernet frames (not supported yet)
     Tap,
-    /// No interface: the node answers pings and passes nothing on
+    /// No interface: the node only tells its peers of each other
     None,
 }
 

@@ -12,9 +12,8 @@ use hybrid_examples::daemon::{self, Context, Failure, Logging, StopSignal};
 use hybrid_examples::mesh_report::MeshReport;
 use hybrid_examples::mesh_settings::{Device, MeshSettings};
 use hybrid_examples::settings;
-use meshnet::stack::StackConfig;
 use meshnet::tun::TunConfig;
-use meshnet::{Config, Mesh, NetworkSecret, SecretKey};
+use meshnet::{Config, Mesh, NetworkSecret, NoDevice, SecretKey};
 use serde::{Deserialize, Serialize};
 
 const EXAMPLES: &str = "\
@@ -152,19 +151,14 @@ async fn start(node: &MeshSettings, config: Config) -> Result<(Mesh, String), Fa
             let mut tun = TunConfig::new(address);
             tun.name = node.device_name.clone();
             tun.mtu = mtu;
-            let device = meshnet::tun::open(tun)?;
+            let device = meshnet::tun::open(&tun)?;
             let name = device.name().to_owned();
             Ok((Mesh::start(config, device).await?, name))
         }
         Device::Tap => {
             Err(Failure::new("--device tap: Ethernet frames are not supported yet: use tun or none"))
         }
-        Device::None => {
-            let mut stack = StackConfig::new(address.addr(), address.prefix_len());
-            stack.mtu = mtu;
-            let (_stack, device) = meshnet::stack::new(stack);
-            Ok((Mesh::start(config, device).await?, "none".to_owned()))
-        }
+        Device::None => Ok((Mesh::start(config, NoDevice).await?, "none".to_owned())),
     }
 }
 

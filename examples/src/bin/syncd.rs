@@ -1,20 +1,19 @@
 //! `syncd`: one replica of a folder. Opens [`syncfs::Folder`], keeps it in sync over TCP, answers questions.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use hybrid_examples::control::{self, ControlError, ControlSocket};
+use hybrid_examples::control::ControlSocket;
 use hybrid_examples::daemon::{self, Context, Failure, Logging, SHUTDOWN_LIMIT, StopSignal};
 use hybrid_examples::host_port::{self, HostPort, PeerAddress};
 use hybrid_examples::settings;
+use hybrid_examples::sync_control;
 use hybrid_examples::sync_door;
 use hybrid_examples::sync_link;
-use hybrid_examples::sync_report::{self, ConflictReport, SyncReport};
 use hybrid_examples::sync_settings::{OPEN_NETWORK, SyncSettings};
-use serde::{Deserialize, Serialize};
 use syncfs::{Config, DeviceId, Folder};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,9 +25,6 @@ Examples:
   syncd status /srv/notes --json
 
 Streams are not encrypted: listen and dial on loopback, in a private network or in a mesh.";
-
-/// How long a question to a running daemon may take, beyond what was asked for.
-const ASK_LIMIT: Duration = Duration::from_secs(10);
 
 /// A replica of a folder
 #[derive(Parser)]
@@ -106,34 +102,36 @@ impl std::str::FromStr for Who {
     }
 }
 
-/// A question to a running daemon.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Request {
-    Status,
-    Conflicts,
-    /// `peers` is empty for all of them.
-    Wait {
-        peers: Vec<String>,
-        timeout_ms: u64,
-    },
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     daemon::run("syncd", &cli.logging, async {
         match cli.command {
             Command::Init { dir } => daemon::print(&format!("{}\n", Folder::init(&dir).await?)),
-            Command::Id { dir } => daemon::print(&format!("{}\n", status_of(&dir).await?.device)),
+            Command::Id { dir } => daemon::print(&format!("{}\n", sync_control::status(&dir).await?.device)),
             Command::Serve { dir, config, replica } => serve(dir, replica.over(config.as_deref())?).await,
             Command::Status { dir, json } => {
-                let report = status_of(&dir).await?;
+                let report = sync_control::status(&dir).await?;
                 if json { daemon::print_json(&report) } else { daemon::print(&report.to_string()) }
             }
-            Command::Wait { dir, peers, timeout } => wait(&dir, &peers, timeout).await,
-            Command::Conflicts { dir, json } => conflicts(&dir, json).await,
+            Command::Wait { dir, peers, timeout } => sync_control::wait(&dir, named(&peers), timeout).await,
+            Command::Conflicts { dir, json } => {
+                let list = sync_control::conflicts(&dir).await?;
+                if json {
+                    return daemon::print_json(&list);
+                }
+                daemon::print(&list.iter().map(|conflict| format!("{conflict}\n")).collect::<String>())
+            }
         }
     })
+}
+
+/// The devices to wait for; empty for all.
+fn named(peers: &[Who]) -> Vec<String> {
+    let named = peers.iter().map(|who| match who {
+        Who::All => None,
+        Who::Device(device) => Some(device.to_string()),
+    });
+    named.collect::<Option<_>>().unwrap_or_default()
 }
 
 async fn serve(dir: PathBuf, replica: SyncSettings) -> Result<(), Failure> {
@@ -146,7 +144,7 @@ async fn serve(dir: PathBuf, replica: SyncSettings) -> Result<(), Failure> {
     }
     let folder = Folder::open(config).await?;
     let listener = TcpListener::bind(listen).await.context(format!("cannot listen on {listen}"))?;
-    let control = ControlSocket::bind(&control_path(&dir))?;
+    let control = ControlSocket::bind(&sync_control::path(&dir))?;
     daemon::announce(&[
         ("sync", listener.local_addr().context("the listener has no address")?.to_string()),
         ("device", folder.device().to_string()),
@@ -155,7 +153,7 @@ async fn serve(dir: PathBuf, replica: SyncSettings) -> Result<(), Failure> {
     let mut tasks = tokio::task::JoinSet::new();
     let answering = folder.clone();
     let all = known.clone();
-    tasks.spawn(control.serve(move |request| answer(answering.clone(), all.clone(), request)));
+    tasks.spawn(control.serve(move |request| sync_control::answer(answering.clone(), all.clone(), request)));
     tasks.spawn(sync_door::accept(folder.clone(), known, listener));
     for PeerAddress { id, at } in replica.peer {
         let Some(at) = at else { continue };
@@ -179,80 +177,4 @@ async fn dial(at: HostPort, own: DeviceId, open: bool) -> std::io::Result<TcpStr
     stream.set_nodelay(true)?;
     sync_door::knock(&mut stream, own).await?;
     Ok(stream)
-}
-
-async fn answer(
-    folder: Folder,
-    known: Vec<DeviceId>,
-    request: Request,
-) -> Result<serde_json::Value, Failure> {
-    let value = match request {
-        Request::Status => serde_json::to_value(sync_report::status(&folder).await?),
-        Request::Conflicts => serde_json::to_value(sync_report::conflicts(&folder).await?),
-        Request::Wait { peers, timeout_ms } => {
-            let peers = match peers.is_empty() {
-                true if known.is_empty() => {
-                    return Err(Failure::new("there is no peer to wait for: serve with --peer"));
-                }
-                true => known,
-                false => peers.iter().map(|id| id.parse()).collect::<Result<_, _>>()?,
-            };
-            let token = folder.flush().await?;
-            folder.wait(&token, &peers, Duration::from_millis(timeout_ms)).await?;
-            serde_json::to_value(token.to_string())
-        }
-    };
-    value.context("cannot write this as JSON")
-}
-
-/// The replica's report: its daemon's, or, while nobody serves it, its own.
-async fn status_of(dir: &Path) -> Result<SyncReport, Failure> {
-    match control::ask(&control_path(dir), &Request::Status, ASK_LIMIT).await {
-        Err(ControlError::NotRunning(_)) => {
-            let folder = Folder::open(Config::new(dir)).await?;
-            let report = sync_report::status(&folder).await?;
-            folder.close().await;
-            Ok(report)
-        }
-        asked => Ok(asked?),
-    }
-}
-
-async fn conflicts(dir: &Path, json: bool) -> Result<(), Failure> {
-    let list: Vec<ConflictReport> =
-        match control::ask(&control_path(dir), &Request::Conflicts, ASK_LIMIT).await {
-            Err(ControlError::NotRunning(_)) => {
-                let folder = Folder::open(Config::new(dir)).await?;
-                let list = sync_report::conflicts(&folder).await?;
-                folder.close().await;
-                list
-            }
-            asked => asked?,
-        };
-    if json {
-        return daemon::print_json(&list);
-    }
-    daemon::print(&list.iter().map(|conflict| format!("{conflict}\n")).collect::<String>())
-}
-
-async fn wait(dir: &Path, peers: &[Who], timeout: Duration) -> Result<(), Failure> {
-    let devices = peers.iter().filter_map(|who| match who {
-        Who::Device(device) => Some(device.to_string()),
-        Who::All => None,
-    });
-    let peers = if peers.iter().any(|who| matches!(who, Who::All)) { Vec::new() } else { devices.collect() };
-    let request = Request::Wait { peers, timeout_ms: timeout.as_millis().try_into().unwrap_or(u64::MAX) };
-    match control::ask::<String>(&control_path(dir), &request, timeout + ASK_LIMIT).await {
-        Err(ControlError::NotRunning(_)) => {
-            let dir = dir.display();
-            Err(Failure::new(format!(
-                "nobody serves {dir}, so nothing reaches its peers: start `syncd serve {dir}`"
-            )))
-        }
-        asked => asked.map(drop).map_err(Failure::from),
-    }
-}
-
-fn control_path(dir: &Path) -> PathBuf {
-    dir.join(".syncfs").join("control.sock")
 }
