@@ -1,0 +1,4 @@
+//! meshnet
+fn main() {
+    divan::main();
+}

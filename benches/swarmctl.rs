@@ -1,0 +1,4 @@
+//! swarmctl
+fn main() {
+    divan::main();
+}

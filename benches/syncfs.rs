@@ -1,0 +1,54 @@
+//! syncfs: cutting and hashing contents, beside BLAKE3 alone over the same bytes; deciding; encoding.
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use hybrid_benches::{noise, record};
+use syncfs::chunk::{SQLITE_MAGIC, content_of};
+use syncfs::reconcile::reconcile;
+use syncfs::record::Record;
+
+fn main() {
+    divan::main();
+}
+
+const SIZES: [usize; 3] = [16 << 10, 1 << 20, 16 << 20];
+
+/// The ceiling: nothing but hashing, on one thread.
+#[divan::bench(args = SIZES)]
+fn blake3_alone(bencher: Bencher<'_, '_>, size: usize) {
+    let bytes = noise(size, 1);
+    bencher.counter(BytesCount::new(size)).bench_local(|| blake3::hash(black_box(&bytes)));
+}
+
+/// Cutting by content (whole below 64 KiB) and hashing every chunk.
+#[divan::bench(args = SIZES)]
+fn chunk_and_hash(bencher: Bencher<'_, '_>, size: usize) {
+    let bytes = noise(size, 1);
+    bencher.counter(BytesCount::new(size)).bench_local(|| content_of(black_box(&bytes)));
+}
+
+/// The fixed blocks of a database.
+#[divan::bench(args = SIZES)]
+fn chunk_and_hash_database(bencher: Bencher<'_, '_>, size: usize) {
+    let mut bytes = noise(size, 1);
+    bytes[..SQLITE_MAGIC.len()].copy_from_slice(SQLITE_MAGIC);
+    bencher.counter(BytesCount::new(size)).bench_local(|| content_of(black_box(&bytes)));
+}
+
+/// Ten thousand paths of two folders: the same, newer on one side, and in conflict, by thirds.
+#[divan::bench]
+fn reconcile_10k_paths(bencher: Bencher<'_, '_>) {
+    let ours: Vec<Record> = (0..10_000).map(|n| record(n, 1, 1)).collect();
+    let theirs: Vec<Record> = (0..10_000)
+        .map(|n| match n % 3 {
+            0 => record(n, 1, 1),
+            1 => record(n, 1, 2),
+            _ => record(n, 2, 1),
+        })
+        .collect();
+    bencher.counter(ItemsCount::new(ours.len())).bench_local(|| {
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            black_box(reconcile(Some(ours), theirs));
+        }
+    });
+}

@@ -1,0 +1,191 @@
+//! syncfs: whatever a peer may send (messages, paths, records), and sessions under lists of operations.
+
+use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
+use syncfs::reconcile::{Decision, conflict_path, reconcile};
+use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
+use syncfs::{ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
+
+use crate::Seed;
+use crate::input::Input;
+
+pub use crate::sync_world::{session, session_seeds};
+
+/// A frame's content, or a token as text: what decodes is within its limits and has one encoding.
+pub fn message(data: &[u8]) {
+    if let Ok(message) = decode(data) {
+        assert!(data.len() <= FRAME_BYTES_MAX);
+        assert_eq!(encode(&message), data, "{message:?}");
+    }
+    let text = String::from_utf8_lossy(data);
+    if let Ok(token) = text.parse::<Token>() {
+        assert!(token.to_string().eq_ignore_ascii_case(&text));
+    }
+    if let Ok(device) = text.parse::<DeviceId>() {
+        assert!(device.to_string().eq_ignore_ascii_case(&text));
+    }
+    if let Ok(folder) = text.parse::<FolderId>() {
+        assert!(folder.to_string().eq_ignore_ascii_case(&text));
+    }
+}
+
+/// A path: what is accepted stays inside the folder, out of its state directory, within the limits, and is one path only.
+pub fn path(data: &[u8]) {
+    let Ok(path) = RelPath::new(data) else { return };
+    assert_eq!(path.as_bytes(), data);
+    assert!(data.len() <= PATH_BYTES_MAX && path.depth() <= PATH_DEPTH_MAX);
+    for name in path.names() {
+        assert!(!name.is_empty() && name != b"." && name != b".." && name != STATE_DIR);
+        assert!(name.len() <= NAME_BYTES_MAX && !name.contains(&0) && !name.contains(&b'/'));
+    }
+    assert_eq!(path.depth(), path.names().count());
+    let parent = path.parent();
+    assert!(parent.as_ref().is_none_or(|parent| path.is_below(parent) && !parent.is_below(&path)));
+    assert_eq!(RelPath::child(parent.as_ref(), path.name()).as_ref(), Ok(&path));
+}
+
+/// Two records of one path, as two replicas hold them: both decide the same, nothing live is dropped without a trace, and
+/// the copy of a loser is a path of its own beside it.
+pub fn reconcile_records(data: &[u8]) {
+    let mut input = Input::new(data);
+    let path =
+        RelPath::new(input.slice()).unwrap_or_else(|_| RelPath::new("notes.txt").expect("a plain name"));
+    let (ours, theirs) = (record(&mut input, &path), record(&mut input, &path));
+    assert_eq!(reconcile(None, &theirs), Decision::Take);
+    assert_eq!(reconcile(Some(&ours), &ours), Decision::Keep);
+
+    let (here, there) = (reconcile(Some(&ours), &theirs), reconcile(Some(&theirs), &ours));
+    match (&here, &there) {
+        (Decision::Keep, Decision::Take) => assert!(ours.version.covers(&theirs.version)),
+        (Decision::Take, Decision::Keep) => assert!(theirs.version.covers(&ours.version)),
+        (Decision::Keep, Decision::Keep) => assert_eq!(ours.version, theirs.version),
+        (Decision::Merge(a), Decision::Merge(b)) => {
+            assert_eq!((a, &ours.kind), (b, &theirs.kind));
+            assert_eq!(a, &ours.version.merged(&theirs.version));
+        }
+        (
+            Decision::Conflict { theirs_wins, version, copy },
+            Decision::Conflict { theirs_wins: ours_wins, version: version_there, copy: copy_there },
+        ) => {
+            assert_eq!((version, copy), (version_there, copy_there));
+            assert!(version.covers(&ours.version) && version.covers(&theirs.version));
+            let winner = |theirs_wins: bool| if theirs_wins { &theirs.kind } else { &ours.kind };
+            assert_eq!(winner(*theirs_wins), winner(!*ours_wins), "the replicas keep different versions");
+            let loser = if *theirs_wins { &ours } else { &theirs };
+            let lost = loser.kind.is_live() && !loser.kind.is_dir() && &loser.kind != winner(*theirs_wins);
+            assert_eq!(copy.as_ref(), lost.then(|| conflict_path(loser)).as_ref(), "{loser:?} has no copy");
+            assert!(copy.as_ref().is_none_or(|copy| *copy != path));
+        }
+        _ => panic!("one replica decides {here:?}, the other {there:?}"),
+    }
+}
+
+fn record(input: &mut Input<'_>, path: &RelPath) -> Record {
+    let by = device(input);
+    let content = |input: &mut Input<'_>| {
+        let chunks = (0..input.byte() % 4)
+            .map(|_| Chunk { hash: ContentHash::of(input.slice()), length: input.u32() % (1 << 22) });
+        Content::new(chunks.collect())
+    };
+    let kind = match input.byte() % 4 {
+        0 => Kind::Deleted,
+        1 => Kind::Dir { mode: u32::from(input.u16()) & 0o7777 },
+        2 => Kind::Symlink { target: input.slice().to_vec() },
+        _ => Kind::File {
+            mode: u32::from(input.u16()) & 0o7777,
+            mtime_ns: i64::from_le_bytes(input.array()),
+            content: content(input),
+        },
+    };
+    let mut version: VersionVector =
+        (0..input.byte() % 4).map(|_| (device(input), u64::from(input.byte() % 8) + 1)).collect();
+    version.raise(by, u64::from(input.byte() % 8) + 1);
+    Record { path: path.clone(), kind, version, by, epoch: u64::from(input.byte() % 3) }
+}
+
+/// One of a few devices, so that histories meet.
+fn device(input: &mut Input<'_>) -> DeviceId {
+    DeviceId::from_bytes([input.byte() % 4; 32])
+}
+
+/// Seeds of [`message`].
+pub fn message_seeds() -> Vec<Seed> {
+    let (device, index) = (DeviceId::from_bytes([1; 32]), IndexId(7));
+    let file = |input: &[u8]| {
+        let path = RelPath::new("dir/notes.txt").expect("a plain path");
+        Numbered { sequence: 3, record: record(&mut Input::new(input), &path) }
+    };
+    let records = |numbered: Vec<Numbered>| Message::Records {
+        index,
+        records: numbered,
+        through: 9,
+        knowledge: [(device, 9)].into_iter().collect(),
+        complete: true,
+    };
+    let full = encode(&records(vec![
+        file(&[1, 3, 0xa4, 1, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 7, 5]),
+        file(&[2, 2, 1, b'x']),
+    ]));
+    let mut endless = full.clone();
+    let count = 1 + 8 + 8 + 1 + 4 + 40;
+    endless[count..count + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let token = Token { folder: FolderId::from_bytes([2; 16]), device, index, sequence: 12 };
+    vec![
+        (
+            "hello",
+            encode(&Message::Hello {
+                version: VERSION,
+                folder: Some(token.folder),
+                device,
+                index,
+                fences: vec![],
+            }),
+        ),
+        ("have", encode(&Message::Have { index, since: 4 })),
+        ("records", full),
+        ("ack", encode(&Message::Ack { index, durable: 9, taken: 9 })),
+        ("want", encode(&Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")]))),
+        ("chunk", encode(&Message::Chunk { hash: ContentHash::of(b"abc"), bytes: b"abc".to_vec() })),
+        ("bye", encode(&Message::Bye("the folder is being closed".to_owned()))),
+        ("token", token.to_string().into()),
+        ("device", device.to_string().into()),
+        ("hostile_endless", endless),
+        ("hostile_type", vec![255; 64]),
+    ]
+}
+
+/// Seeds of [`path`].
+pub fn path_seeds() -> Vec<Seed> {
+    vec![
+        ("plain", "notes/2024/summer.txt".into()),
+        ("bytes", b"caf\xe9/\xff".to_vec()),
+        ("longest", vec!["a".repeat(127); PATH_BYTES_MAX / 128].join("/").into()),
+        ("deepest", vec!["d"; PATH_DEPTH_MAX].join("/").into()),
+        ("hostile_up", "a/../../etc/passwd".into()),
+        ("hostile_absolute", "/etc/passwd".into()),
+        ("hostile_state", "sub/.syncfs/index.db".into()),
+        ("hostile_nul", b"a\0b".to_vec()),
+        ("hostile_too_deep", vec!["d"; PATH_DEPTH_MAX + 1].join("/").into()),
+    ]
+}
+
+/// Seeds of [`reconcile_records`].
+pub fn reconcile_seeds() -> Vec<Seed> {
+    let file = |by: u8, mtime: u8, counter: u8| {
+        let content = [&[1, 1, mtime][..], &[5, 0, 0, 0]].concat();
+        [&[by, 3, 0xa4, 0x01, mtime, 0, 0, 0, 0, 0, 0, 0][..], &content, &[0, counter, 0]].concat()
+    };
+    let deleted = |by: u8, counter: u8| vec![by, 0, 0, counter, 0];
+    let with_path = |path: &str, records: &[Vec<u8>]| {
+        let length = u8::try_from(path.len()).expect("a short path");
+        [&[length], path.as_bytes(), &records.concat()].concat()
+    };
+    vec![
+        ("edit_edit", with_path("dir/notes.txt", &[file(1, 1, 1), file(2, 2, 1)])),
+        ("edit_delete", with_path("a", &[file(1, 1, 1), deleted(2, 1)])),
+        ("newer", with_path("a", &[file(1, 1, 1), file(1, 2, 2)])),
+        ("same_dot_other_content", with_path("a", &[file(1, 1, 1), file(1, 2, 1)])),
+        ("long_name", with_path(&format!("{}.tar.gz", "n".repeat(240)), &[file(1, 1, 1), file(2, 1, 1)])),
+        ("nothing", Vec::new()),
+    ]
+}

@@ -1,0 +1,318 @@
+//! A replica and a peer that may say anything: the fuzz input is the peer's side of one session after another, mixed with edits
+//! of the person who owns the folder. The world checks what a replica promises whatever its peer does.
+
+use std::collections::BTreeSet;
+
+use syncfs::disk::is_intact;
+use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
+use syncfs::fence::Fence;
+use syncfs::index::{MemoryIndex, Meta};
+use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
+use syncfs::{ContentHash, DeviceId, IndexId, RelPath, Role};
+
+use crate::Seed;
+use crate::input::Input;
+use crate::sync_disk::MemoryDisk;
+
+/// No input needs more; keeps one run short.
+const OPERATIONS_MAX: usize = 200;
+const OURS: DeviceId = DeviceId::from_bytes([1; 32]);
+const INDEX: IndexId = IndexId(10);
+const PATHS: [&str; 6] = ["a.txt", "b.txt", "dir", "dir/c.txt", "dir/deep/d.txt", "e"];
+/// What the peer's files consist of.
+const CHUNKS: [&[u8]; 4] = [b"first chunk\n", b"second\n", b"3\n", b"the fourth one is a little longer\n"];
+
+/// A peer's messages and a person's edits: nothing panics and no step fails because of them; a file is always one that the
+/// person wrote or one that was offered, whole; an edit that the replica has not seen yet is never lost; and what the replica says
+/// decodes.
+pub fn session(data: &[u8]) {
+    play(data);
+}
+
+fn play(data: &[u8]) -> World {
+    let mut input = Input::new(data);
+    let mut world = World::new();
+    for _ in 0..OPERATIONS_MAX {
+        if input.is_empty() {
+            break;
+        }
+        world.operate(&mut input);
+        world.check();
+    }
+    world
+}
+
+struct World {
+    engine: Engine<MemoryDisk, MemoryIndex>,
+    disk: MemoryDisk,
+    now_ms: u64,
+    session: u64,
+    sequence: u64,
+    edits: u64,
+    /// Every whole content that may stand in the folder.
+    legitimate: BTreeSet<Vec<u8>>,
+    /// What the replica asked for and has not been given.
+    wanted: Vec<ContentHash>,
+}
+
+impl World {
+    fn new() -> Self {
+        let meta = Meta {
+            device: OURS,
+            folder: None,
+            index: IndexId(5),
+            sequence: 0,
+            knowledge: VersionVector::default(),
+            fences: syncfs::fence::Fences::default(),
+            role: Role::Shared,
+            asides: 0,
+        };
+        let disk = MemoryDisk::default();
+        let engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).expect("an empty index can be read");
+        let mut world = Self {
+            engine,
+            disk,
+            now_ms: 0,
+            session: 0,
+            sequence: 0,
+            edits: 0,
+            legitimate: BTreeSet::new(),
+            wanted: Vec::new(),
+        };
+        world.edit(&path(0), true);
+        world.open();
+        world
+    }
+
+    fn operate(&mut self, input: &mut Input<'_>) {
+        match input.byte() % 14 {
+            0 => {
+                if let Ok(message) = decode(input.slice()) {
+                    self.say(message);
+                }
+            }
+            1 => self.hello(input),
+            2 => self.say(Message::Have {
+                index: IndexId(u64::from(input.byte() % 8)),
+                since: u64::from(input.byte()),
+            }),
+            3 | 4 => self.offer(input),
+            5 => self.give(input.byte()),
+            6 => {
+                let index = IndexId(u64::from(input.byte() % 8));
+                self.say(Message::Ack {
+                    index,
+                    durable: u64::from(input.byte()),
+                    taken: u64::from(input.byte()),
+                });
+            }
+            7 => {
+                let chunk = input.pick(&CHUNKS);
+                self.say(Message::Want(vec![ContentHash::of(chunk); usize::from(input.byte() % 4)]));
+            }
+            8 => self.say(Message::Gone(ContentHash::of(input.pick::<&[u8]>(&CHUNKS)))),
+            9 => self.say(Message::State { index: INDEX, fences: fences(input) }),
+            10 => {
+                let path = path(input.byte());
+                self.edit(&path, input.byte() % 2 == 0);
+            }
+            11 => {
+                let session = SessionId(self.session);
+                self.handle(Event::Closed { session });
+                self.open();
+            }
+            12 => {
+                self.now_ms += u64::from(input.u16());
+                self.handle(Event::Tick);
+            }
+            _ => self.settle(),
+        }
+    }
+
+    fn open(&mut self) {
+        self.session += 1;
+        self.sequence = 0;
+        self.wanted.clear();
+        let session = SessionId(self.session);
+        self.handle(Event::Opened { session, expect: None });
+    }
+
+    fn hello(&mut self, input: &mut Input<'_>) {
+        let device = DeviceId::from_bytes([input.byte() % 4; 32]);
+        self.say(Message::Hello {
+            version: VERSION,
+            folder: None,
+            device,
+            index: INDEX,
+            fences: fences(input),
+        });
+    }
+
+    fn say(&mut self, message: Message) {
+        let session = SessionId(self.session);
+        self.handle(Event::Received { session, message });
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.engine.handle(self.now_ms, event).expect("a peer or an edit makes no step fail");
+    }
+
+    /// One batch with one or two records, of growing sequences unless the input wants it otherwise.
+    fn offer(&mut self, input: &mut Input<'_>) {
+        let how = input.byte();
+        let records: Vec<Numbered> = (0..1 + how % 2)
+            .map(|_| {
+                self.sequence += u64::from(how % 16 != 7);
+                Numbered { sequence: self.sequence, record: self.record(input) }
+            })
+            .collect();
+        self.say(Message::Records {
+            index: INDEX,
+            records,
+            through: self.sequence,
+            knowledge: [(DeviceId::from_bytes([2; 32]), self.sequence)].into_iter().collect(),
+            complete: how & 4 == 0,
+        });
+    }
+
+    fn record(&mut self, input: &mut Input<'_>) -> Record {
+        let by = DeviceId::from_bytes([2 + input.byte() % 3; 32]);
+        let path = path(input.byte());
+        let kind = match input.byte() % 5 {
+            0 => Kind::Deleted,
+            1 => Kind::Dir { mode: 0o755 },
+            2 => Kind::Symlink { target: b"../outside".to_vec() },
+            count => {
+                let parts: Vec<&[u8]> = (0..count - 2).map(|_| *input.pick(&CHUNKS)).collect();
+                self.legitimate.insert(parts.concat());
+                let chunk = |part: &&[u8]| Chunk { hash: ContentHash::of(part), length: length(part) };
+                let content = Content::new(parts.iter().map(chunk).collect());
+                Kind::File { mode: 0o644, mtime_ns: i64::from(input.byte()), content }
+            }
+        };
+        let mut version: VersionVector = [(by, u64::from(input.byte()) + 1)].into_iter().collect();
+        let seen = u64::from(input.byte() % 8);
+        if seen > 0 {
+            version.raise(OURS, seen);
+        }
+        Record { path, kind, version, by, epoch: u64::from(input.byte() % 3) }
+    }
+
+    /// A chunk: one that was asked for, or not, or other bytes than its hash says.
+    fn give(&mut self, how: u8) {
+        let known = |hash: ContentHash| CHUNKS.iter().find(|chunk| is_intact(chunk, &hash));
+        let (hash, bytes) = match (how % 8, self.wanted.pop()) {
+            (0, wanted) => (wanted.unwrap_or(ContentHash::of(b"")), b"forged".to_vec()),
+            (_, Some(hash)) => (hash, known(hash).map_or_else(Vec::new, |chunk| chunk.to_vec())),
+            (_, None) => (ContentHash::of(CHUNKS[0]), CHUNKS[0].to_vec()),
+        };
+        self.say(Message::Chunk { hash, bytes });
+    }
+
+    /// A person writes a file. Either the replica is told, or what was offered before is applied over its head; the edit
+    /// stands somewhere in both cases: nobody has seen it, so nobody may replace it.
+    fn edit(&mut self, path: &RelPath, told: bool) {
+        self.edits += 1;
+        let bytes = format!("edit {}\n", self.edits).into_bytes();
+        if !self.disk.write(path, &bytes) {
+            return;
+        }
+        self.legitimate.insert(bytes.clone());
+        if told {
+            self.handle(Event::Touched(vec![path.clone()]));
+        } else {
+            self.settle();
+        }
+        assert!(self.disk.contents().contains(&bytes), "an edit of {path} was lost");
+    }
+
+    fn settle(&mut self) {
+        while self.engine.work().expect("no step fails") {}
+        self.engine.settle().expect("no step fails");
+        let session = SessionId(self.session);
+        while let Some(message) = self.engine.poll(session).expect("no step fails") {
+            let bytes = encode(&message);
+            assert!(bytes.len() <= FRAME_BYTES_MAX);
+            assert_eq!(decode(&bytes).as_ref(), Ok(&message));
+            if let Message::Want(hashes) = message {
+                self.wanted.extend(hashes);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let torn: Vec<_> = self.disk.contents().difference(&self.legitimate).cloned().collect();
+        assert!(torn.is_empty(), "files that nobody wrote: {torn:?}");
+        assert!(self.engine.events().len() <= EVENTS_MAX);
+    }
+}
+
+fn fences(input: &mut Input<'_>) -> Vec<Fence> {
+    let count = input.byte() % 3;
+    let fence = |epoch| Fence {
+        epoch,
+        holder: DeviceId::from_bytes([2 + input.byte() % 3; 32]),
+        base: [(OURS, u64::from(input.byte() % 8) + 1)].into_iter().collect(),
+    };
+    (1..=u64::from(count)).map(fence).collect()
+}
+
+fn path(number: u8) -> RelPath {
+    RelPath::new(PATHS[usize::from(number) % PATHS.len()]).expect("a plain path")
+}
+
+fn length(chunk: &[u8]) -> u32 {
+    u32::try_from(chunk.len()).expect("a short chunk")
+}
+
+/// Seeds of [`session`].
+pub fn session_seeds() -> Vec<Seed> {
+    const SETTLE: u8 = 13;
+    // Device 2 without fences, and one file record: writer 2, a path, three chunks less two, their numbers, mtime, counter,
+    // what it saw of ours, epoch.
+    let hello = [1, 2, 0];
+    let file = |how: u8, path: u8, chunk: u8, seen: u8| [3, how, 0, path, 3, chunk, 9, 4, seen, 0];
+    vec![
+        ("new_file", [&hello[..], &file(0, 1, 0, 0), &[SETTLE, 5, 1, SETTLE]].concat()),
+        ("newer_file", [&hello[..], &file(0, 0, 1, 1), &[SETTLE, 5, 1, SETTLE]].concat()),
+        ("conflict", [&hello[..], &file(0, 0, 1, 0), &[SETTLE, 5, 1, SETTLE]].concat()),
+        ("edit_meanwhile", [&hello[..], &file(0, 0, 1, 1), &[SETTLE, 5, 1, 10, 0, 1, SETTLE]].concat()),
+        (
+            "directory_over_file",
+            [&hello[..], &[3, 0, 0, 0, 1, 4, 1, 0, SETTLE], &file(0, 0, 1, 0), &[SETTLE]].concat(),
+        ),
+        ("deletion", [&hello[..], &[3, 0, 0, 0, 0, 4, 1, 0, SETTLE]].concat()),
+        (
+            "fenced",
+            [&[1, 2, 1, 0, 0][..], &file(0, 1, 0, 0), &[SETTLE, 10, 1, 0, 9, 2, 0, 1, 1, 1, SETTLE]].concat(),
+        ),
+        ("hostile_before_hello", [&file(0, 1, 0, 0)[..], &[SETTLE]].concat()),
+        (
+            "hostile_forged_chunk",
+            [&hello[..], &file(0, 1, 0, 0), &[SETTLE, 5, 0, SETTLE, 11, 1, 2, 0]].concat(),
+        ),
+        ("hostile_sequences", [&hello[..], &file(7, 1, 0, 0), &file(7, 1, 0, 0), &[SETTLE]].concat()),
+        ("hostile_acks", [&hello[..], &[2, 5, 0, SETTLE, 6, 5, 1, 1, 6, 5, 255, 255, SETTLE]].concat()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_reach_what_they_are_named_after() {
+        let world = |name: &str| {
+            let (_, bytes) = session_seeds().into_iter().find(|(seed, _)| *seed == name).unwrap();
+            play(&bytes)
+        };
+        assert!(world("new_file").disk.contents().contains(CHUNKS[0]));
+        assert!(!world("newer_file").disk.contents().contains(&b"edit 1\n"[..]));
+        assert!(world("conflict").disk.contents().contains(&b"edit 1\n"[..]));
+        assert!(world("edit_meanwhile").disk.contents().contains(&b"edit 2\n"[..]));
+        assert!(world("deletion").disk.contents().is_empty());
+        let hostile = world("hostile_before_hello");
+        assert!(hostile.engine.ended(SessionId(hostile.session)).is_some());
+    }
+}
