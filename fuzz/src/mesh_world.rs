@@ -128,7 +128,7 @@ impl World {
             5 => self.alter(input),
             6 => self.replay(input),
             7 => self.pass(Duration::from_millis(4 * u64::from(input.u16()))),
-            8 => self.rebind(at, input.byte()),
+            8 => self.roam(input.byte()),
             9 => self.stranger(at, input.slice()),
             _ => (0..QUEUE_MAX).for_each(|_| self.deliver_next()),
         }
@@ -187,9 +187,10 @@ impl World {
         );
     }
 
-    fn rebind(&mut self, at: usize, port: u8) {
-        self.nodes[at].address.set_port(50_000 + u16::from(port));
-        self.handle(at, Event::Rebound);
+    /// The second node gets another port. The first one stays where it is: if both went at once, neither could find the other.
+    fn roam(&mut self, port: u8) {
+        self.nodes[1].address.set_port(50_000 + u16::from(port));
+        self.handle(1, Event::Rebound);
     }
 
     fn pass(&mut self, time: Duration) {
@@ -263,7 +264,7 @@ pub fn engine_seeds() -> Vec<Seed> {
             "lost_handshake",
             [&[0][..], &tick(1), &[2, 2], &tick(100), &[1, 2], &tick(300), &[ALL, 0, ALL]].concat(),
         ),
-        ("roaming", [&connect(2)[..], &[0, ALL, 8, 7, 0, ALL, there(8), 9, there(0), ALL]].concat()),
+        ("roaming", [&connect(2)[..], &[0, ALL, 8, 7, ALL, 0, ALL, 8, 9, ALL, there(0), ALL]].concat()),
         ("silence", [&connect(1)[..], &tick(10_000), &[ALL], &tick(60_000), &[0, ALL]].concat()),
         (
             "hostile_altered",
