@@ -6,6 +6,8 @@ use hybrid_benches::{noise, record};
 use syncfs::chunk::{SQLITE_MAGIC, content_of};
 use syncfs::reconcile::reconcile;
 use syncfs::record::Record;
+use syncfs::wire::{Message, Numbered, decode, encode};
+use syncfs::{Digester, IndexId};
 
 fn main() {
     divan::main();
@@ -51,4 +53,27 @@ fn reconcile_10k_paths(bencher: Bencher<'_, '_>) {
             black_box(reconcile(Some(ours), theirs));
         }
     });
+}
+
+/// The digest of a folder of ten thousand files, from its records.
+#[divan::bench]
+fn digest_10k_records(bencher: Bencher<'_, '_>) {
+    let records: Vec<Record> = (0..10_000).map(|n| record(n, 1, 1)).collect();
+    bencher.counter(ItemsCount::new(records.len())).bench_local(|| {
+        let mut digester = Digester::default();
+        records.iter().for_each(|record| digester.add(black_box(record)));
+        digester.finish()
+    });
+}
+
+/// A full batch of records, to bytes and back.
+#[divan::bench]
+fn wire_batch_of_512(bencher: Bencher<'_, '_>) {
+    let records: Vec<Numbered> =
+        (0..512).map(|n| Numbered { sequence: n as u64 + 1, record: record(n, 1, 1) }).collect();
+    let knowledge = [(records[0].record.by, 512)].into_iter().collect();
+    let message = Message::Records { index: IndexId(1), records, through: 512, knowledge, complete: true };
+    bencher
+        .counter(ItemsCount::new(512_usize))
+        .bench_local(|| decode(&encode(black_box(&message))).expect("it was encoded just now"));
 }

@@ -1,3 +1,3 @@
+//! Runs [`hybrid_fuzz::mesh::frame`].
 #![no_main]
-
 libfuzzer_sys::fuzz_target!(|data: &[u8]| hybrid_fuzz::mesh::frame(data));
