@@ -13,25 +13,27 @@
 //! - A mount is answered with a path only in `Open`, which is reached only after `catch_up` on the
 //!   grant's barrier.
 //! - From `Open` and `Flushed` there is a way back to mounted; from `Closing` on there is none: what is
-//!   begun there may have happened even if its answer was a failure. Likewise a failed `open` is closed.
+//!   begun there may have happened even if its answer was a failure. Likewise an `open` that failed is
+//!   reverted by `close` before it is tried again or given up.
 //! - A lease is released with a barrier only after `replicated` and `close` on it. When the replicas lag,
 //!   the node keeps the lease: any other would go on from less than was acknowledged to the application.
 //!   The unmount is answered at its deadline, with who lags; the rest goes on in the background, and a
 //!   mount on this node meanwhile succeeds at once.
-//! - A grant that was never opened is released as unused, with the barrier as it was.
+//! - A grant that was never opened is released as unused, with the barrier as it was. Where that would give
+//!   the lease back to an unreleased tenure, a grant whose `open` failed is not released but settled: its
+//!   epoch may be out, and what the tenure before it wrote may be set aside.
 //! - After an acquire whose outcome is unknown the volume is *settled*: acquired again and released
 //!   properly, even if nobody wants it any more, for the store may say that this node holds it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::phase::{Phase, reached};
 use super::users::Users;
 use super::{
     BackendAnswer, BackendCall, Counters, Event, LeaseAnswer, LeaseCall, OpId, Output, RequestId, Step,
     Unmounted, VolumeStatus,
 };
-use crate::barrier::Barrier;
 use crate::config::VolumeOptions;
 use crate::error::{MountError, UnmountError};
 use crate::lease::{Grant, LeaseError, Refused, Release, Takeover};
@@ -69,26 +71,6 @@ pub(super) struct Volume {
     settle: bool,
     /// Why the phase is not left, in the words of whoever knows.
     note: Option<String>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// The replica follows; this node has no lease.
-    Following,
-    /// The replica's epoch is known; `held` says who was seen holding the lease.
-    Seen { epoch: u64, held: Option<(NodeName, u64)> },
-    /// This node has the lease.
-    Granted { grant: Grant },
-    /// The replica has everything up to the grant's barrier.
-    CaughtUp { grant: Grant },
-    /// The replica is the writer.
-    Open { grant: Grant, path: PathBuf },
-    /// Everything written is part of the barrier; still the writer.
-    Flushed { grant: Grant, path: PathBuf, barrier: Barrier },
-    /// On the way to being a follower.
-    Closing { grant: Grant, release: Release },
-    /// A follower that has the lease, or not any more.
-    Releasing { grant: Grant, release: Release },
 }
 
 enum Call {
@@ -181,26 +163,11 @@ impl Volume {
     }
 
     fn doing(&self) -> String {
-        let (text, note) = match &self.phase {
-            Phase::Following if self.users.wanted() || self.settle => {
-                ("asking the replica for its epoch", true)
-            }
-            Phase::Following => ("following", false),
-            Phase::Seen { held: Some((by, epoch)), .. } => {
-                return format!("waiting for the lease held by {by} (epoch {epoch})");
-            }
-            Phase::Seen { held: None, .. } => ("acquiring the lease", true),
-            Phase::Granted { .. } => ("catching up", true),
-            Phase::CaughtUp { .. } => ("opening", true),
-            Phase::Open { .. } if self.users.mounts() > 0 => ("mounted", false),
-            Phase::Open { .. } => ("flushing", true),
-            Phase::Flushed { .. } => ("replicating", true),
-            Phase::Closing { .. } => ("closing", true),
-            Phase::Releasing { .. } => ("releasing the lease", true),
-        };
+        let wanted = self.users.wanted() || self.settle;
+        let text = self.phase.describe(wanted, self.users.mounts());
         match &self.note {
-            Some(note_text) if note => format!("{text}: {note_text}"),
-            _ => text.to_owned(),
+            Some(note) if text != "mounted" => format!("{text}: {note}"),
+            _ => text,
         }
     }
 }
@@ -277,7 +244,7 @@ impl Volume {
             Phase::Flushed { barrier, .. } => {
                 (Step::Replicate, BackendCall::Replicated { barrier: barrier.clone(), timeout })
             }
-            Phase::Closing { .. } => (Step::Close, BackendCall::Close),
+            Phase::Reverting { .. } | Phase::Closing { .. } => (Step::Close, BackendCall::Close),
             Phase::Releasing { grant, release } => {
                 let call = LeaseCall::Release { grant: grant.clone(), release: release.clone() };
                 return Some((Step::Release, Call::Lease(call)));
@@ -429,7 +396,12 @@ impl Volume {
         let (phase, error) = reached(phase, answer, self.users.wanted());
         self.phase = phase;
         match error {
-            None => self.progress(),
+            None => {
+                self.progress();
+                if step == Step::Close && matches!(self.phase, Phase::CaughtUp { .. }) {
+                    self.retry_at = Some(cx.now + self.pause(cx));
+                }
+            }
             Some(BackendError::Behind { detail }) => self.behind(cx, &detail),
             Some(error) => self.step_failed(cx, step, error),
         }
@@ -458,7 +430,8 @@ impl Volume {
                 }
             }
             (Step::SeenEpoch | Step::CatchUp | Step::Open, source) => {
-                if step == Step::Open {
+                if let Phase::Reverting { grant } = &self.phase {
+                    self.settle |= !grant.unreleased.is_empty();
                     self.retry_at = None;
                 }
                 self.users.turn_away(cx, &MountError::Step { volume, step, source });
@@ -506,30 +479,6 @@ impl Volume {
     }
 }
 
-/// The phase that a backend's answer leads to, and what went wrong.
-fn reached(phase: Phase, answer: BackendAnswer, wanted: bool) -> (Phase, Option<BackendError>) {
-    match (phase, answer) {
-        (Phase::Following, BackendAnswer::SeenEpoch(Ok(epoch))) => (Phase::Seen { epoch, held: None }, None),
-        (Phase::Granted { grant }, BackendAnswer::CaughtUp(Ok(()))) => (Phase::CaughtUp { grant }, None),
-        (Phase::Granted { grant } | Phase::CaughtUp { grant }, BackendAnswer::Opened(result)) => match result
-        {
-            Ok(path) => (Phase::Open { grant, path }, None),
-            // It may have become the writer all the same.
-            Err(error) => (Phase::Closing { grant, release: Release::Unused }, Some(error)),
-        },
-        (Phase::Open { grant, path }, BackendAnswer::Flushed(Ok(barrier))) => {
-            (Phase::Flushed { grant, path, barrier }, None)
-        }
-        (Phase::Flushed { grant, barrier, .. }, BackendAnswer::Replicated(Ok(replicas))) if !wanted => {
-            (Phase::Closing { grant, release: Release::Flushed { barrier, replicas } }, None)
-        }
-        (Phase::Closing { grant, release }, BackendAnswer::Closed(Ok(()))) => {
-            (Phase::Releasing { grant, release }, None)
-        }
-        (phase, answer) => (phase, answer.error()),
-    }
-}
-
 /// Whether the store would name the grant's own node as the holder if the grant were released as unused.
 fn owes(grant: &Grant) -> bool {
     grant.unreleased.last().is_some_and(|tenure| tenure.holder == grant.holder)
@@ -539,46 +488,8 @@ fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(DETAIL_MAX_BYTES)].to_owned()
 }
 
-impl Phase {
-    fn grant(&self) -> Option<&Grant> {
-        match self {
-            Self::Following | Self::Seen { .. } => None,
-            Self::Granted { grant }
-            | Self::CaughtUp { grant }
-            | Self::Open { grant, .. }
-            | Self::Flushed { grant, .. }
-            | Self::Closing { grant, .. }
-            | Self::Releasing { grant, .. } => Some(grant),
-        }
-    }
-}
-
 impl Context<'_> {
     pub(super) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
-    }
-}
-
-impl BackendAnswer {
-    fn is_to(&self, step: Step) -> bool {
-        matches!(
-            (self, step),
-            (Self::SeenEpoch(_), Step::SeenEpoch)
-                | (Self::CaughtUp(_), Step::CatchUp)
-                | (Self::Opened(_), Step::Open)
-                | (Self::Flushed(_), Step::Flush)
-                | (Self::Replicated(_), Step::Replicate)
-                | (Self::Closed(_), Step::Close)
-        )
-    }
-
-    fn error(self) -> Option<BackendError> {
-        match self {
-            Self::SeenEpoch(result) => result.err(),
-            Self::CaughtUp(result) | Self::Closed(result) => result.err(),
-            Self::Opened(result) => result.err(),
-            Self::Flushed(result) => result.err(),
-            Self::Replicated(result) => result.err(),
-        }
     }
 }
