@@ -115,7 +115,7 @@ impl World {
             9 => self.say(Message::State { index: INDEX, fences: fences(input) }),
             10 => {
                 let path = path(input.byte());
-                self.edit(&path, input.byte() % 2 == 0);
+                self.edit(&path, input.byte().is_multiple_of(2));
             }
             11 => {
                 let session = SessionId(self.session);

@@ -51,7 +51,7 @@ const REMEDY: &str = "run `cargo run -p hybrid-fuzz --example write_corpus` and 
 
 fn corpus_files(target: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(corpus_folder(target)) else { return Vec::new() };
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable entry").path()).collect();
     files.sort();
     files
 }
