@@ -232,7 +232,8 @@ fn fuzz_target_manifest_entry_and_corpus_belong_together() {
             found.add("fuzz/Cargo.toml", 0, &format!("fuzz target {target} is not declared"), remedy);
         }
         if names(&format!("fuzz/corpus/{target}")).is_empty() {
-            let remedy = "Describe its seeds in fuzz/tests/replay.rs and let that test write them";
+            let remedy =
+                "Describe its seeds in fuzz/src/, then `cargo run -p hybrid-fuzz --example write_corpus`";
             found.add(&format!("fuzz/corpus/{target}"), 0, "no corpus", remedy);
         }
     }
