@@ -364,4 +364,4 @@ fn is_value_byte(byte: u8) -> bool {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -193,4 +193,4 @@ fn is_upgrade(option: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -378,4 +378,4 @@ fn report_unreachable(in_order: &[DraftRouter<'_>], diagnostics: &mut Vec<Diagno
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

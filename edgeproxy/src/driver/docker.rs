@@ -20,6 +20,7 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use std::{
     collections::{BTreeMap, HashMap},
+    convert::Infallible,
     net::IpAddr,
     path::{Path, PathBuf},
     pin::pin,
@@ -291,9 +292,14 @@ async fn negotiate(path: &Path) -> Result<ClientVersion, ProviderError> {
             http::Request::get("/_ping").header("host", "docker").body(Empty::<bytes::Bytes>::new());
         sender.send_request(request.expect("a constant request is valid")).await
     };
+    let driven = async {
+        // Whatever ends the connection, the request on it hears of it.
+        let _ = connection.await;
+        std::future::pending::<Infallible>().await
+    };
     let response = tokio::select! {
         response = ping => response.map_err(failed)?,
-        ended = connection => return Err(engine_error(path, REQUEST, ended.err().map_or("connection closed".into(), |e| e.to_string()))),
+        never = driven => match never {},
     };
     let spoken = response.headers().get("api-version").and_then(|version| version.to_str().ok());
     let (major_version, minor_version) = spoken
@@ -313,4 +319,4 @@ fn engine_error(path: &Path, request: &'static str, error: impl std::fmt::Displa
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -139,4 +139,4 @@ fn parse_address(text: &str) -> Result<(Address, Option<u16>), String> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
