@@ -15,6 +15,8 @@ pub(super) const HEARSAY_MAX: usize = 256;
 pub(super) const PROVEN_MAX: usize = PEERS_KNOWN_MAX;
 /// Tries after which hearsay is forgotten.
 const HEARSAY_TRIES_MAX: u32 = 12;
+/// Tries that name who answered last.
+const NAMED_TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,12 @@ impl Contact {
     /// Whom a handshake there would reach, as far as is known.
     pub(super) fn peer(&self) -> Option<PeerId> {
         self.expected.or(self.answered)
+    }
+
+    /// For whom a first message there should be. Who merely answered last may have been replaced:
+    /// after some tries in vain anybody may answer.
+    pub(super) fn recipient(&self) -> Option<PeerId> {
+        self.expected.or(self.answered.filter(|_| self.tries < NAMED_TRIES))
     }
 }
 

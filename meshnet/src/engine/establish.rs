@@ -82,10 +82,12 @@ impl Engine {
     pub(super) fn dial(&mut self, endpoint: SocketAddr, now: Now) {
         let Some(contact) = self.contacts.get_mut(&endpoint) else { return };
         let previous = contact.handshake.take();
+        let recipient = contact.recipient();
         self.drop_opened(previous);
         let index = self.fresh_index();
         let unix_ms = u64::try_from(now.unix.as_millis()).unwrap_or(u64::MAX);
-        let opening = Opening { index, unix_ms, ciphers: CIPHER_AES_256_GCM };
+        let recipient = recipient.map_or(0, |peer| Opening::recipient(peer, index, unix_ms));
+        let opening = Opening { index, unix_ms, ciphers: CIPHER_AES_256_GCM, recipient };
         let mut frame = self.handshake_frame(Kind::Handshake1, 0);
         let ephemeral = draw(self.entropy.as_mut());
         let noise = self.identity.initiate(ephemeral, &opening.encode(), &mut frame);
@@ -126,6 +128,10 @@ impl Engine {
                 self.counters.replayed_handshakes += 1;
                 return;
             }
+        }
+        if !opening.is_for(self.id) {
+            self.counters.misdirected_handshakes += 1;
+            return;
         }
         if opening.ciphers & CIPHER_AES_256_GCM == 0 {
             self.counters.malformed_contents += 1;

@@ -195,6 +195,8 @@ counters! {
     stale_handshakes,
     /// First messages seen before.
     replayed_handshakes,
+    /// First messages for another node.
+    misdirected_handshakes,
     /// Nodes with the network secret that were not let in.
     rejected_peers,
     /// Handshakes completed.

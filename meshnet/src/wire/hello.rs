@@ -1,6 +1,8 @@
 //! Owns the encrypted payloads of the three handshake messages: [`Opening`] in the first, [`Hello`]
 //! in the second and third.
 
+use aws_lc_rs::digest;
+
 use crate::claims::Claims;
 use crate::key::PeerId;
 use crate::membership::{Membership, MembershipError};
@@ -21,11 +23,14 @@ pub struct Opening {
     pub unix_ms: u64,
     /// The data ciphers that the sender has, one bit each.
     pub ciphers: u8,
+    /// For whom the message is, as [`Opening::recipient`] computes it; zero if the sender does not know
+    /// who will answer. Nobody else answers it, so a recorded message is of no use elsewhere.
+    pub recipient: u64,
 }
 
 impl Opening {
     /// Length of the encoded form.
-    pub const BYTES: usize = 14;
+    pub const BYTES: usize = 22;
 
     /// The bytes of the payload.
     pub fn encode(&self) -> Vec<u8> {
@@ -33,7 +38,25 @@ impl Opening {
         out.extend_from_slice(&self.index.to_le_bytes());
         out.extend_from_slice(&self.unix_ms.to_le_bytes());
         out.push(self.ciphers);
+        out.extend_from_slice(&self.recipient.to_le_bytes());
         out
+    }
+
+    /// The value that names `peer` in a message with this index and time: a part of a hash, so that
+    /// the message does not show the identity itself to whoever gets hold of the network secret later.
+    pub fn recipient(peer: PeerId, index: u32, unix_ms: u64) -> u64 {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(b"meshnet recipient\0");
+        context.update(&index.to_le_bytes());
+        context.update(&unix_ms.to_le_bytes());
+        context.update(peer.as_bytes());
+        let hash = context.finish();
+        u64::from_le_bytes(*hash.as_ref().first_chunk().expect("SHA-256 is longer than 8 bytes"))
+    }
+
+    /// Whether the message may be for `peer`.
+    pub fn is_for(&self, peer: PeerId) -> bool {
+        self.recipient == 0 || self.recipient == Opening::recipient(peer, self.index, self.unix_ms)
     }
 
     /// Reads a payload.
@@ -46,7 +69,12 @@ impl Opening {
             VERSION => {}
             version => return Err(DecodeError::UnsupportedVersion(version)),
         }
-        let opening = Opening { index: index(&mut reader)?, unix_ms: reader.u64()?, ciphers: reader.u8()? };
+        let opening = Opening {
+            index: index(&mut reader)?,
+            unix_ms: reader.u64()?,
+            ciphers: reader.u8()?,
+            recipient: reader.u64()?,
+        };
         reader.finish()?;
         Ok(opening)
     }
@@ -167,11 +195,21 @@ mod tests {
 
     #[test]
     fn openings_round_trip() {
-        let opening = Opening { index: 7, unix_ms: 1_700_000_000_123, ciphers: 3 };
+        let opening = Opening { index: 7, unix_ms: 1_700_000_000_123, ciphers: 3, recipient: 9 };
         assert_eq!(opening.encode().len(), Opening::BYTES);
         assert_eq!(Opening::decode(&opening.encode()), Ok(opening));
         let zero = Opening { index: 0, ..opening };
         assert_eq!(Opening::decode(&zero.encode()), Err(DecodeError::Invalid("index")));
+    }
+
+    #[test]
+    fn an_opening_is_for_one_peer_or_for_anyone() {
+        let peer = |n| SecretKey::from_bytes([n; 32]).id();
+        let recipient = Opening::recipient(peer(1), 7, 8);
+        let opening = Opening { index: 7, unix_ms: 8, ciphers: 1, recipient };
+        assert!(opening.is_for(peer(1)) && !opening.is_for(peer(2)));
+        assert!(!Opening { unix_ms: 9, ..opening }.is_for(peer(1)), "it does not fit another message");
+        assert!(Opening { recipient: 0, ..opening }.is_for(peer(2)));
     }
 
     #[test]
