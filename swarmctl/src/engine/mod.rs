@@ -285,9 +285,11 @@ impl Engine {
                 if self.down_since.len() < NODES_DOWN_MAX {
                     self.down_since.entry(node).or_insert(now);
                 }
+                self.each(now, |_, _| {});
             }
             Input::NodeUp(node) => {
                 self.down_since.remove(&node);
+                self.each(now, |_, _| {});
             }
             Input::LeaseAnswer { volume, op, answer } => {
                 self.on(now, &volume, |it, context| it.lease_answer(context, op, answer));

@@ -326,6 +326,7 @@ impl Volume {
         match error {
             LeaseError::Refused(Refused::Held { by, epoch }) => {
                 self.settle = false;
+                self.users.dismiss(cx, &Ok(Unmounted::NotMounted));
                 let news = Some((by, epoch));
                 let changed = *held != news;
                 *held = news;
