@@ -8,7 +8,8 @@ use meshnet::engine::{Input, Output};
 use meshnet::wire::control::Control;
 use meshnet::wire::{Frame, Header, Kind};
 use meshnet::{
-    Claims, Config, Engine, Entropy, Membership, NetworkSecret, Now, PeerConfig, SecretKey, Ticket, TicketOptions,
+    Claims, Config, Engine, Entropy, Membership, NetworkSecret, Now, PeerConfig, SecretKey, Ticket,
+    TicketOptions,
 };
 
 const VECTORS: &str = include_str!("vectors/v1.txt");
@@ -131,7 +132,8 @@ fn a_whole_handshake_is_as_it_was() {
         frames.push(bytes.clone());
         nodes[to].handle(now, Input::Datagram { from: endpoints[from], bytes: &bytes });
     }
-    for (name, frame) in ["handshake 1", "handshake 2", "handshake 3", "first data frame"].iter().zip(&frames) {
+    for (name, frame) in ["handshake 1", "handshake 2", "handshake 3", "first data frame"].iter().zip(&frames)
+    {
         assert!(Frame::decode(frame).is_ok());
         check(name, &hex(frame));
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use meshnet::engine::Output;
 use meshnet::wire::{Frame, Kind};
 use meshnet::{
-    Config, Credential, DownReason, Event, NetworkSecret, PeerConfig, PeerState, Refusal, Rejection, SecretKey,
-    Trust,
+    Config, Credential, DownReason, Event, NetworkSecret, PeerConfig, PeerState, Refusal, Rejection,
+    SecretKey, Trust,
 };
 
 use crate::check::MARKER;
@@ -201,8 +201,7 @@ fn whoever_lacks_the_network_secret_gets_not_one_byte() {
     let mut world = connected_world(5, 2);
     let wrong = NetworkSecret::from_bytes([0xdd; 32]);
     let mut config = Config::new(key(66), wrong, "10.7.0.66/24".parse().unwrap());
-    config.peers =
-        world.nodes.iter().map(|node| PeerConfig { endpoint: node.endpoint, id: None }).collect();
+    config.peers = world.nodes.iter().map(|node| PeerConfig { endpoint: node.endpoint, id: None }).collect();
     let stranger = world.add(&config);
     let endpoint = world.nodes[stranger].endpoint;
     world.run(secs(60));
@@ -226,7 +225,8 @@ fn whoever_has_the_secret_but_no_membership_sees_one_handshake_message_and_no_mo
         assert_eq!(Frame::decode(bytes).unwrap().header.kind, Kind::Handshake2);
     }
     assert!(!world.is_up(0, intruder) && !world.is_up(intruder, 0));
-    let rejected = |event: &Event| matches!(event, Event::PeerRejected { reason: Rejection::NoMembership, .. });
+    let rejected =
+        |event: &Event| matches!(event, Event::PeerRejected { reason: Rejection::NoMembership, .. });
     assert!(world.nodes[0].events.iter().any(rejected));
 }
 
@@ -246,7 +246,11 @@ fn a_ticket_that_another_node_used_is_refused_with_the_reason() {
     let silent_since = world.nodes[second].engine.counters().datagrams_out;
     world.run(secs(60));
     assert!(world.sent.len() > before);
-    assert_eq!(world.nodes[second].engine.counters().datagrams_out, silent_since, "a refused node keeps dialling");
+    assert_eq!(
+        world.nodes[second].engine.counters().datagrams_out,
+        silent_since,
+        "a refused node keeps dialling"
+    );
 }
 
 #[test]
@@ -440,8 +444,7 @@ fn packets_wait_for_keys_up_to_a_limit_and_the_rest_is_counted() {
     world2.cut.insert((0, 1));
     world2.run(secs(10));
     assert_eq!(world2.state(0, 1), Some(PeerState::Connecting));
-    let numbers: Vec<_> =
-        (0..100).map(|_| world2.send(0, world2.mesh_ip(0), world2.mesh_ip(1))).collect();
+    let numbers: Vec<_> = (0..100).map(|_| world2.send(0, world2.mesh_ip(0), world2.mesh_ip(1))).collect();
     assert_eq!(world2.nodes[0].engine.counters().queue_drops, 36);
     world2.cut.clear();
     assert!(world2.run_until(secs(8), World::all_up));

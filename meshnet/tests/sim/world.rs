@@ -217,7 +217,9 @@ impl World {
                 true
             }
             (_, Some((at, node))) if at <= end => {
-                assert!(at >= self.now || at == Duration::from_secs(1) || self.now - at < Duration::from_secs(60));
+                assert!(
+                    at >= self.now || at == Duration::from_secs(1) || self.now - at < Duration::from_secs(60)
+                );
                 self.now = self.now.max(at);
                 self.input(node, Input::Tick);
                 true
