@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::hash::ContentHash;
 use crate::path::RelPath;
-use crate::record::Content;
+use crate::record::{Chunk, Content};
 use crate::status::Problem;
 
 /// What stands at a path.
@@ -60,6 +60,8 @@ pub struct Reading {
     pub stat: Stat,
     /// The modification time to publish.
     pub mtime_ns: i64,
+    /// A cut of a database: its times say nothing, only its content does.
+    pub cut: bool,
 }
 
 /// Where an entry is kept when it must leave its place.
@@ -138,11 +140,12 @@ pub trait Disk {
     /// [`DiskError::Busy`] if it did not hold still.
     fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError>;
 
-    /// Reads `length` bytes at `offset` of what was last read as the content of `path`. The caller checks the hash.
+    /// Reads a chunk back from where it was when the content of `path` was read. `None` if those bytes are not there
+    /// any more; what is returned has been checked against the chunk's hash.
     ///
     /// # Errors
-    /// If there are not that many bytes.
-    fn read_at(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Vec<u8>, DiskError>;
+    /// Anything but absence.
+    fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Vec<u8>>, DiskError>;
 
     /// Reads from the stage of `path`, if it has that many bytes there.
     ///
@@ -204,7 +207,8 @@ pub trait Disk {
     /// [`DiskError::Changed`] if there is nothing at `path` any more.
     fn keep(&mut self, path: &RelPath, to: &Keep) -> Result<String, DiskError>;
 
-    /// Makes all renames, removals and new directories durable.
+    /// Makes durable: all renames, removals and new directories, and every content that was [`Disk::read`] since the
+    /// last time, so that a version which peers are told of does not vanish here.
     ///
     /// # Errors
     /// A failed sync is never retried: [`DiskError::Dead`].

@@ -221,9 +221,6 @@ pub enum Violation {
     /// The peer is this very replica, or a copy of its state directory.
     #[error("the peer has this replica's own device id: it is the same folder, or its state directory was copied; run init on one of them")]
     Myself,
-    /// Neither side has a folder identity.
-    #[error("neither replica has a folder identity yet: write something into one of them first")]
-    NoFolder,
     /// Bytes that are not what they claim to be.
     #[error("a chunk does not match its hash, or was not asked for")]
     BadChunk,

@@ -2,13 +2,14 @@
 pub mod chunk;
 mod config;
 pub mod device;
+pub mod engine;
 mod digest;
 pub mod disk;
 mod error;
 pub mod fence;
-mod hash;
+pub mod hash;
 pub mod index;
-mod path;
+pub mod path;
 pub mod reconcile;
 pub mod record;
 mod status;

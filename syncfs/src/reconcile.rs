@@ -3,7 +3,6 @@
 //! The three trees of a synchroniser are here two records: the synced base is what both version vectors have seen,
 //! so "theirs changed and ours did not" is exactly "their vector is newer".
 
-use crate::device::DeviceId;
 use crate::path::{NAME_BYTES_MAX, RelPath};
 use crate::record::{Causality, Kind, Record, VersionVector};
 
@@ -50,16 +49,16 @@ pub fn reconcile(ours: Option<&Record>, theirs: &Record) -> Decision {
 }
 
 /// The name beside its path under which a version that lost is kept:
-/// `name.conflict-<YYYYMMDD-HHMMSS>-<device>.ext`, of its modification time (UTC) and its writer, so that every replica
-/// picks the same one. Versions of one second are told apart by their counter.
+/// `name.conflict-<YYYYMMDD-HHMMSS>-<device>-<counter>.ext`, of its modification time (UTC) and its writer, so that every replica
+/// picks the same one. The writer's counter (hexadecimal) at the end of
+/// the label makes the name that of exactly one version.
 #[must_use]
 pub fn conflict_path(loser: &Record) -> RelPath {
     let mtime_ns = match &loser.kind {
         Kind::File { mtime_ns, .. } => *mtime_ns,
         _ => 0,
     };
-    let label =
-        format!(".conflict-{}-{}-{:x}", utc_stamp(mtime_ns), short_device(&loser.by), loser.counter() & 0xffff);
+    let label = format!(".conflict-{}-{}-{:x}", utc_stamp(mtime_ns), loser.by.short(), loser.counter());
     let name = loser.path.name();
     let dot = name.iter().rposition(|&byte| byte == b'.').filter(|&at| at > 0 && name.len() - at <= 16);
     let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
@@ -72,10 +71,6 @@ pub fn conflict_path(loser: &Record) -> RelPath {
         .with_name(&name)
         .or_else(|_| RelPath::new(&name))
         .expect("a conflict name is not empty, not reserved, has no slash and fits NAME_BYTES_MAX")
-}
-
-fn short_device(device: &DeviceId) -> String {
-    device.short()
 }
 
 /// `YYYYMMDD-HHMMSS` in UTC; days to civil date after Howard Hinnant's `civil_from_days`.
@@ -98,6 +93,7 @@ fn utc_stamp(time_ns: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DeviceId;
     use crate::hash::ContentHash;
     use crate::record::{Chunk, Content};
     use proptest::prelude::*;

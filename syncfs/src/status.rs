@@ -30,8 +30,6 @@ pub struct Status {
     pub files: u64,
     /// Their total size in bytes.
     pub bytes: u64,
-    /// Live SQLite databases among them.
-    pub databases: u64,
     /// The local sequence: grows with every change of the index.
     pub sequence: u64,
     /// The highest fence epoch ever seen.

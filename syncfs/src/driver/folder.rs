@@ -1,18 +1,39 @@
 //! [`Folder`]: the handle that programs hold.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use crate::{
-    Config, Conflict, DeviceId, Digest, Event, FenceError, FlushError, FolderId, OpenError, QueryError,
-    ScanError, ScanReport, Status, Summary, SyncError, Token, WaitError,
+use super::disk::RealDisk;
+use super::state::State;
+use super::stream;
+use super::worker::{Command, Outgoing, Outlet, Worker};
+use crate::config::Config;
+use crate::device::DeviceId;
+use crate::digest::Digest;
+use crate::engine::SessionId;
+use crate::error::{
+    FenceError, FlushError, Lag, OpenError, QueryError, ScanError, StoreError, SyncError, WaitError,
 };
+use crate::index::Meta;
+use crate::status::{Conflict, Event, ScanReport, Status, Summary};
+use crate::token::Token;
 
-/// A folder that is open.
+/// Commands that may wait for the folder's thread; among them messages of peers, each at most a frame.
+const COMMANDS_MAX: usize = 16;
+/// Messages that may wait for a stream.
+const OUTGOING_MAX: usize = 4;
+/// Events that a slow subscriber may lag behind.
+const SUBSCRIBER_LAG_MAX: usize = 1024;
+
+/// A replica that is open. Clones are handles of the same one; when the last is dropped, it closes.
+///
+/// One thread of its own does all disk work; the methods only wait for it and never block the runtime.
 #[derive(Clone)]
 pub struct Folder {
     shared: Arc<Shared>,
@@ -20,70 +41,314 @@ pub struct Folder {
 
 struct Shared {
     device: DeviceId,
+    commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
     events: broadcast::Sender<Event>,
-    commands: mpsc::Sender<Command>,
+    progress: watch::Receiver<u64>,
+    stopped: watch::Receiver<()>,
+    next_session: AtomicU64,
 }
 
-pub(crate) enum Command {
-    Scan(oneshot::Sender<Result<ScanReport, ScanError>>),
+impl std::fmt::Debug for Folder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Folder").field("device", &self.shared.device).finish_non_exhaustive()
+    }
 }
 
-#[allow(missing_docs, unused)]
 impl Folder {
+    /// Makes the directory `root` a replica, with its state in `root/.syncfs`, and says which. A directory that is one
+    /// already stays the one it is.
+    ///
+    /// # Errors
+    /// If there is no such directory, or its state directory cannot be made or read.
     pub async fn init(root: impl AsRef<Path>) -> Result<DeviceId, OpenError> {
-        Err(OpenError::NotFound(root.as_ref().to_owned()))
+        let config = Config::new(root.as_ref());
+        blocking(move || State::init(&config)).await
     }
+
+    /// Opens a replica, after one scan of its directory.
+    ///
+    /// # Errors
+    /// If there is no such directory, it is not initialised, it is open elsewhere, or its state is damaged.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        Err(OpenError::NotFound(config.root))
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let (events, _) = broadcast::channel(SUBSCRIBER_LAG_MAX);
+        let (progress_sender, progress) = watch::channel(0);
+        let (stopped_sender, stopped) = watch::channel(());
+        let (ready, opened) = oneshot::channel();
+        let sender = events.clone();
+        let run = move || {
+            let begin = || begin(&config, sender, progress_sender);
+            match begin() {
+                Err(error) => drop(ready.send(Err(error))),
+                Ok((worker, runtime, device, status)) => {
+                    if ready.send(Ok((device, status))).is_ok() {
+                        runtime.block_on(worker.run(inbox));
+                    }
+                }
+            }
+            drop(stopped_sender);
+        };
+        let spawned = std::thread::Builder::new().name("syncfs".to_owned()).spawn(run);
+        let start = |source| OpenError::Io { path: "syncfs".into(), what: "start a thread", source };
+        spawned.map_err(start)?;
+        let (device, status) = opened.await.map_err(|_| start(std::io::Error::other("it ended at once")))??;
+        let next_session = AtomicU64::new(1);
+        let shared = Shared { device, commands, status, events, progress, stopped, next_session };
+        Ok(Self { shared: Arc::new(shared) })
     }
+
+    /// [`Folder::init`] if that is still to be done, with the state where `config` says, then [`Folder::open`].
+    ///
+    /// # Errors
+    /// As those two.
     pub async fn create(config: Config) -> Result<Self, OpenError> {
-        Err(OpenError::NotFound(config.root))
+        let copy = config.clone();
+        blocking(move || State::init(&copy)).await?;
+        Self::open(config).await
     }
+
+    /// This replica's name.
+    #[must_use]
     pub fn device(&self) -> DeviceId {
         self.shared.device
     }
-    pub fn folder(&self) -> Option<FolderId> {
-        self.shared.status.borrow().folder
-    }
+
+    /// Replicates with the peer at the other end of `stream`, in both directions, until the stream ends, the peer breaks
+    /// the protocol, or the folder closes. Both ends make the same call. Changes flow while it runs.
+    ///
+    /// The stream must be *authenticated and private by the caller* (mesh, TLS): whoever speaks on it may read and write
+    /// the folder. `expect` refuses any other device by mistake; it is no authentication.
+    ///
+    /// Dropping the future ends the session; what was acknowledged stays, and a transfer resumes in the next one.
+    ///
+    /// # Errors
+    /// What ended the session, other than the end of the stream.
     pub async fn sync<S>(&self, stream: S, expect: Option<DeviceId>) -> Result<Summary, SyncError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        Err(SyncError::Closed)
+        let session = SessionId(self.shared.next_session.fetch_add(1, Ordering::Relaxed));
+        let (outgoing, mut inbox) = mpsc::channel(OUTGOING_MAX);
+        self.command(Command::Open(session, expect, outgoing)).await.ok_or(SyncError::Closed)?;
+        let nudge = Nudge(self.shared.commands.clone());
+        let (mut reader, writer) = tokio::io::split(stream);
+        let mut writer = BufWriter::with_capacity(64 << 10, writer);
+        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+        let reading = async {
+            while let Some((message, bytes)) = stream::receive(&mut reader).await? {
+                received.fetch_add(bytes, Ordering::Relaxed);
+                self.command(Command::Received(session, message)).await.ok_or(SyncError::Closed)?;
+            }
+            Ok(None)
+        };
+        let writing = async {
+            while let Some(next) = inbox.recv().await {
+                match next {
+                    Outgoing::Message(message) => {
+                        sent.fetch_add(stream::send(&mut writer, &message).await?, Ordering::Relaxed);
+                        if inbox.is_empty() {
+                            writer.flush().await?;
+                        }
+                        self.command(Command::Nudge).await.ok_or(SyncError::Closed)?;
+                    }
+                    Outgoing::End(violation) => {
+                        writer.shutdown().await?;
+                        return Err(SyncError::Protocol(violation));
+                    }
+                }
+            }
+            Err(SyncError::Closed)
+        };
+        let result: Result<Option<()>, SyncError> = tokio::select! {
+            result = reading => result,
+            result = writing => result,
+        };
+        drop(inbox);
+        drop(nudge);
+        result?;
+        let (reply, summary) = oneshot::channel();
+        self.command(Command::Closed(session, reply)).await.ok_or(SyncError::Closed)?;
+        let mut summary = summary.await.map_err(|_| SyncError::Closed)?;
+        summary.received_bytes = received.into_inner();
+        summary.sent_bytes = sent.into_inner();
+        Ok(summary)
     }
+
+    /// Looks at the whole directory now.
+    ///
+    /// # Errors
+    /// If the directory is gone or the index fails; nothing is taken as deleted then.
     pub async fn scan(&self) -> Result<ScanReport, ScanError> {
-        Err(ScanError::Closed)
+        Ok(self.ask(Command::Scan).await.ok_or(ScanError::Closed)??)
     }
+
+    /// Takes up everything that stands in the directory now, databases as cuts of now, and gives the token that a barrier
+    /// waits for. Files and databases must be closed or flushed by their application as far as they shall be included.
+    ///
+    /// # Errors
+    /// [`FlushError::Unstable`] if something could not be read consistently within about a second.
     pub async fn flush(&self) -> Result<Token, FlushError> {
-        Err(FlushError::Closed)
+        self.ask(Command::Flush).await.ok_or(FlushError::Closed)?
     }
+
+    /// On the replica that made the token: returns when all `peers` have everything up to it, durably.
+    ///
+    /// # Errors
+    /// [`WaitError::Timeout`] names who lags and by how much; [`WaitError::Fenced`] if a newer lease took over meanwhile.
     pub async fn wait(&self, token: &Token, peers: &[DeviceId], timeout: Duration) -> Result<(), WaitError> {
-        Err(WaitError::Closed)
+        let ask = |reply| Command::Lagging(*token, peers.to_vec(), reply);
+        self.barrier(timeout, || async { self.ask(ask).await.ok_or(WaitError::Closed)? }).await
     }
+
+    /// On another replica: returns when this one has everything up to the token, durably.
+    ///
+    /// # Errors
+    /// As [`Folder::wait`].
     pub async fn reached(&self, token: &Token, timeout: Duration) -> Result<(), WaitError> {
-        Err(WaitError::Closed)
+        let ask = |reply| Command::Behind(*token, reply);
+        let lags = || async { Ok(self.ask(ask).await.ok_or(WaitError::Closed)??.into_iter().collect()) };
+        self.barrier(timeout, lags).await
     }
+
+    async fn barrier<F>(&self, timeout: Duration, lags: impl Fn() -> F) -> Result<(), WaitError>
+    where
+        F: Future<Output = Result<Vec<Lag>, WaitError>>,
+    {
+        let mut progress = self.shared.progress.clone();
+        let deadline = Instant::now() + timeout;
+        loop {
+            progress.mark_unchanged();
+            let lags = lags().await?;
+            if lags.is_empty() {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(deadline, progress.changed()).await {
+                Err(_) => return Err(WaitError::Timeout(lags)),
+                Ok(Err(_)) => return Err(WaitError::Closed),
+                Ok(Ok(())) => {}
+            }
+        }
+    }
+
+    /// One hash of the folder as the index has it: equal digests prove equal folders.
+    ///
+    /// # Errors
+    /// If the index fails.
     pub async fn digest(&self) -> Result<Digest, QueryError> {
-        Err(QueryError::Closed)
+        Ok(self.ask(Command::Digest).await.ok_or(QueryError::Closed)??)
     }
+
+    /// Becomes the folder's one writer under the lease number `epoch`; see [`crate::fence`]. Wait until the last holder's
+    /// token is reached before.
+    ///
+    /// # Errors
+    /// [`FenceError::Stale`] if a higher epoch was seen; [`FenceError::Resyncing`] after a lost lease.
     pub async fn hold(&self, epoch: u64) -> Result<(), FenceError> {
-        Err(FenceError::Closed)
+        self.ask(|reply| Command::Hold(epoch, reply)).await.ok_or(FenceError::Closed)?
     }
+
+    /// Stops being the writer. On a folder that was ever leased, local edits are set aside and undone from now on.
+    ///
+    /// # Errors
+    /// If the directory or the index fails.
     pub async fn follow(&self) -> Result<(), FenceError> {
-        Err(FenceError::Closed)
+        self.ask(Command::Follow).await.ok_or(FenceError::Closed)?
     }
+
+    /// The highest lease number ever seen; 0 if the folder was never leased.
+    #[must_use]
     pub fn epoch(&self) -> u64 {
         self.shared.status.borrow().epoch
     }
+
+    /// The state of a moment ago (while much happens, up to 20 ms).
+    #[must_use]
     pub fn status(&self) -> Status {
         self.shared.status.borrow().clone()
     }
+
+    /// All conflicts ever recorded here, oldest first.
+    ///
+    /// # Errors
+    /// If the index fails.
     pub async fn conflicts(&self) -> Result<Vec<Conflict>, QueryError> {
-        Err(QueryError::Closed)
+        Ok(self.ask(Command::Conflicts).await.ok_or(QueryError::Closed)??)
     }
+
+    /// Events from now on. A subscriber that is too slow misses some, and is told so by its receiver.
+    #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
     }
-    pub async fn close(self) {}
+
+    /// Makes everything durable, ends all sessions, and releases the folder. Returns when another can open it.
+    pub async fn close(self) {
+        let _ = self.shared.commands.send(Command::Stop).await;
+        let mut stopped = self.shared.stopped.clone();
+        while stopped.changed().await.is_ok() {}
+    }
+
+    async fn command(&self, command: Command) -> Option<()> {
+        self.shared.commands.send(command).await.ok()
+    }
+
+    /// `None` if the folder is closed.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.command(command(reply)).await?;
+        answer.await.ok()
+    }
+}
+
+/// Wakes the folder's thread when a session's future is dropped, so that it sees the end of the stream.
+struct Nudge(mpsc::Sender<Command>);
+
+impl Drop for Nudge {
+    fn drop(&mut self) {
+        let _ = self.0.try_send(Command::Nudge);
+    }
+}
+
+type Begun = (Worker, tokio::runtime::Runtime, DeviceId, watch::Receiver<Status>);
+
+fn begin(config: &Config, events: broadcast::Sender<Event>, progress: watch::Sender<u64>) -> Result<Begun, OpenError> {
+    let (state, index, meta) = State::open(config)?;
+    let path = state.dir.clone();
+    let unusable = |error: StoreError| OpenError::State { path: path.clone(), reason: error.to_string() };
+    let disk = RealDisk::new(&state).map_err(|error| unusable(error.into()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.map_err(|source| OpenError::Io { path: path.clone(), what: "start a thread", source })?;
+    let (status_sender, status) = watch::channel(blank(&meta));
+    let outlet = Outlet { status: status_sender, events, progress };
+    let worker = {
+        let _inside = runtime.enter();
+        Worker::new(config, state, disk, index, outlet).map_err(unusable)?
+    };
+    Ok((worker, runtime, meta.device, status))
+}
+
+fn blank(meta: &Meta) -> Status {
+    Status {
+        device: meta.device,
+        folder: meta.folder,
+        index: meta.index,
+        files: 0,
+        bytes: 0,
+        sequence: meta.sequence,
+        epoch: meta.fences.epoch(),
+        role: meta.role,
+        pending: 0,
+        peers: Vec::new(),
+        problems: Vec::new(),
+        conflicts: 0,
+        refused: 0,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, OpenError> {
+    let ended = |error| OpenError::Io { path: "syncfs".into(), what: "run a task", source: std::io::Error::other(error) };
+    tokio::task::spawn_blocking(work).await.map_err(ended)?
 }

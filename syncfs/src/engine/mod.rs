@@ -1,1 +1,411 @@
-//! placeholder
+//! The replica as a state machine: [`Engine`] takes messages, disk changes and time, and gives messages and events.
+//! No clock, no threads, no entropy; the directory and the index are reached through [`Disk`] and [`Index`], which
+//! it was given, so that the simulation runs this very code.
+//!
+//! The caller's loop, in this order, forever:
+//!
+//! 1. [`Engine::handle`] an input (a message, a session that began or ended, changed paths, time).
+//! 2. [`Engine::work`] while it says that there is more, looking for inputs in between.
+//! 3. [`Engine::settle`]: make what is complete durable and visible, in one group.
+//! 4. [`Engine::poll`] every session that can take a message, until it has none; take [`Engine::events`].
+//!
+//! Any `Err` of type [`StoreError`] is final: drop the engine, and open the folder again.
+
+mod apply;
+mod exchange;
+mod fencing;
+mod intake;
+mod transfer;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::device::{DeviceId, FolderId};
+use crate::digest::{Digest, Digester};
+use crate::disk::Disk;
+use crate::error::{Lag, StoreError, Violation, WaitError};
+use crate::index::{Entry, Index, IndexError, Meta};
+use crate::path::RelPath;
+use crate::record::Record;
+use crate::status::{Event, PeerStatus, Problem, Role, Status, Summary};
+use crate::token::Token;
+use crate::wire::Message;
+
+use exchange::Session;
+use transfer::Pending;
+
+pub use exchange::{BATCH_BYTES, BATCHES_MAX, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX};
+pub use transfer::{WINDOW_BYTES, WORK_BYTES};
+
+/// Names one stream within one run of an engine. The caller never uses one twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// Not a stream: versions that this replica has to restore on its own disk.
+const OWN: SessionId = SessionId(0);
+
+/// Most events kept for a caller that does not take them; older ones are dropped.
+pub const EVENTS_MAX: usize = 4096;
+/// Most problems remembered; a folder with more says so for the folder as a whole.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// What happens to an engine.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// A stream was opened, by either side; `expect` is who must be at its other end.
+    Opened {
+        /// A fresh name, not 0.
+        session: SessionId,
+        /// Who must answer, if that is known.
+        expect: Option<DeviceId>,
+    },
+    /// A message arrived.
+    Received {
+        /// On this stream.
+        session: SessionId,
+        /// The message.
+        message: Message,
+    },
+    /// A stream ended.
+    Closed {
+        /// This one.
+        session: SessionId,
+    },
+    /// Something at or below these paths may have changed.
+    Touched(Vec<RelPath>),
+    /// Time passed.
+    Tick,
+}
+
+/// One replica. See the module's documentation for how to drive it.
+pub struct Engine<D, I> {
+    disk: D,
+    index: I,
+    meta: Meta,
+    now_ms: u64,
+    sessions: BTreeMap<SessionId, Session>,
+    pending: BTreeMap<(RelPath, SessionId), Pending>,
+    stale: u64,
+    refused: u64,
+    uncommitted: bool,
+    problems: BTreeMap<Option<RelPath>, String>,
+    unsettled: BTreeSet<RelPath>,
+    events: Vec<Event>,
+}
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// Takes over a directory and its index. Call [`Engine::scan`] next.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn new(disk: D, index: I) -> Result<Self, StoreError> {
+        let meta = index.meta()?;
+        let mut engine = Self {
+            disk,
+            index,
+            meta,
+            now_ms: 0,
+            sessions: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            stale: 0,
+            refused: 0,
+            uncommitted: false,
+            problems: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            events: Vec::new(),
+        };
+        engine.stale = engine.stale_entries()?.len() as u64;
+        Ok(engine)
+    }
+
+    /// Takes an input at a time (milliseconds, growing).
+    ///
+    /// # Errors
+    /// If the directory or the index fails; what a peer does wrong only ends its session (see [`Engine::ended`]).
+    pub fn handle(&mut self, now_ms: u64, input: Input) -> Result<(), StoreError> {
+        self.now_ms = self.now_ms.max(now_ms);
+        match input {
+            Input::Opened { session, expect } => {
+                assert_ne!(session, OWN, "session 0 is the engine's own");
+                self.sessions.insert(session, Session::new(expect, self.now_ms));
+            }
+            Input::Received { session, message } => self.received(session, message)?,
+            Input::Closed { session } => self.close(session),
+            Input::Touched(paths) => {
+                self.disk.check_root()?;
+                for path in paths {
+                    self.scan_path(&path)?;
+                }
+            }
+            Input::Tick => self.end_silent_sessions(),
+        }
+        Ok(())
+    }
+
+    /// When [`Input::Tick`] is due, in milliseconds.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        self.sessions.values().filter(|session| session.ended.is_none()).map(Session::deadline).min()
+    }
+
+    /// The events since the last call.
+    pub fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Why a session must be closed, if it must. Send what [`Engine::poll`] still gives (a farewell), then close it.
+    #[must_use]
+    pub fn ended(&self, session: SessionId) -> Option<&Violation> {
+        self.sessions.get(&session)?.ended.as_ref()
+    }
+
+    /// What a session did so far.
+    #[must_use]
+    pub fn summary(&self, session: SessionId) -> Summary {
+        self.sessions.get(&session).map(|session| session.summary.clone()).unwrap_or_default()
+    }
+
+    /// This replica's own state.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The index, to read from.
+    #[must_use]
+    pub fn index(&self) -> &I {
+        &self.index
+    }
+
+    /// Ends the engine and gives back what it was made of.
+    pub fn into_parts(self) -> (D, I) {
+        (self.disk, self.index)
+    }
+
+    /// Whether nothing is under way: all that was offered is durable here.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && !self.uncommitted
+    }
+
+    /// The whole folder as one hash.
+    ///
+    /// # Errors
+    /// If the index fails.
+    pub fn digest(&self) -> Result<Digest, IndexError> {
+        let mut digester = Digester::default();
+        self.each_entry(|entry| {
+            if !entry.stale {
+                digester.add(&entry.record);
+            }
+        })?;
+        Ok(digester.finish())
+    }
+
+    /// A snapshot for people.
+    ///
+    /// # Errors
+    /// If the index fails.
+    pub fn status(&self) -> Result<Status, IndexError> {
+        let totals = self.index.totals()?;
+        let peers = self.index.peers()?.into_iter().map(|(device, state)| {
+            let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
+            let behind = self.meta.sequence.saturating_sub(acked);
+            PeerStatus { device, connected: self.is_connected(&device), acked, behind }
+        });
+        Ok(Status {
+            device: self.meta.device,
+            folder: self.meta.folder,
+            index: self.meta.index,
+            files: totals.files,
+            bytes: totals.bytes,
+            sequence: self.meta.sequence,
+            epoch: self.meta.fences.epoch(),
+            role: self.meta.role,
+            pending: self.pending.len() as u64,
+            peers: peers.collect(),
+            problems: self.problems(),
+            conflicts: self.index.conflicts()?.len() as u64,
+            refused: self.refused,
+        })
+    }
+
+    /// What needs a person's attention now.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let problem = |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
+        self.problems.iter().map(problem).collect()
+    }
+
+    /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.
+    pub fn unsettled(&mut self) -> Vec<RelPath> {
+        std::mem::take(&mut self.unsettled).into_iter().collect()
+    }
+
+    /// Whether [`Engine::unsettled`] would give anything.
+    #[must_use]
+    pub fn has_unsettled(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
+    /// The point that this replica has reached, for a barrier. Everything before it is committed.
+    #[must_use]
+    pub fn token(&self) -> Option<Token> {
+        let Meta { device, index, sequence, .. } = self.meta;
+        self.meta.folder.map(|folder| Token { folder, device, index, sequence })
+    }
+
+    /// Which of `peers` do not have everything up to our `token` durably; empty means that the barrier holds.
+    ///
+    /// # Errors
+    /// [`WaitError::Foreign`] if the token is not ours, [`WaitError::Fenced`] if its writes were fenced off.
+    pub fn lagging(&self, token: &Token, peers: &[DeviceId]) -> Result<Vec<Lag>, WaitError> {
+        if Some(token.folder) != self.meta.folder || token.device != self.meta.device {
+            return Err(WaitError::Foreign);
+        }
+        if token.index != self.meta.index {
+            return Err(WaitError::Fenced { epoch: self.meta.fences.epoch() });
+        }
+        let mut lags = Vec::new();
+        for &device in peers {
+            let state = self.index.peer(&device).map_err(StoreError::from)?;
+            let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
+            if acked < token.sequence {
+                let behind = token.sequence - acked;
+                lags.push(Lag { device, behind, connected: self.is_connected(&device) });
+            }
+        }
+        Ok(lags)
+    }
+
+    /// How far this replica is behind another one's token; `None` means that it has everything durably.
+    ///
+    /// # Errors
+    /// [`WaitError::Foreign`] if the token is of another folder, [`WaitError::Fenced`] if its writes were fenced off.
+    pub fn behind(&self, token: &Token) -> Result<Option<Lag>, WaitError> {
+        if self.meta.folder.is_some_and(|folder| folder != token.folder) {
+            return Err(WaitError::Foreign);
+        }
+        let theirs = match token.device == self.meta.device {
+            true => Some(self.meta.index),
+            false => self.index.peer(&token.device).map_err(StoreError::from)?.theirs,
+        };
+        let known = self.known(&token.device);
+        if theirs.is_some_and(|theirs| theirs != token.index) && known >= token.sequence {
+            return Err(WaitError::Fenced { epoch: self.meta.fences.epoch() });
+        }
+        let behind = token.sequence.saturating_sub(known);
+        let connected = self.is_connected(&token.device);
+        Ok((behind > 0).then_some(Lag { device: self.meta.device, behind, connected }))
+    }
+
+    fn known(&self, device: &DeviceId) -> u64 {
+        if *device == self.meta.device { self.meta.sequence } else { self.meta.knowledge.counter(device) }
+    }
+
+    fn is_connected(&self, device: &DeviceId) -> bool {
+        self.sessions.values().any(|session| session.ended.is_none() && session.peer == Some(*device))
+    }
+
+    fn each_entry(&self, mut visit: impl FnMut(&Entry)) -> Result<(), IndexError> {
+        let mut after = None;
+        loop {
+            let page = self.index.page(after.as_ref(), 1000)?;
+            page.iter().for_each(&mut visit);
+            match page.last() {
+                Some(last) => after = Some(last.record.path.clone()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Gives out the next sequence.
+    fn next_sequence(&mut self) -> u64 {
+        self.meta.sequence += 1;
+        self.uncommitted = true;
+        self.meta.sequence
+    }
+
+    /// A new version of this replica's own, that has seen `before`.
+    fn own_version(&mut self, before: Option<&Record>, path: &RelPath, kind: crate::record::Kind) -> Record {
+        if self.meta.folder.is_none() {
+            self.meta.folder = Some(folder_of(&[self.meta.device]));
+        }
+        let mut version = before.map(|record| record.version.clone()).unwrap_or_default();
+        version.raise(self.meta.device, self.meta.sequence + 1);
+        Record { path: path.clone(), kind, version, by: self.meta.device, epoch: self.meta.fences.epoch() }
+    }
+
+    /// Puts an entry under the next sequence.
+    fn put(&mut self, record: Record, seen: Option<crate::disk::Stat>) -> Result<(), StoreError> {
+        let sequence = self.next_sequence();
+        self.put_entry(&Entry { record, sequence, seen, stale: false })
+    }
+
+    fn put_entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        self.uncommitted = true;
+        Ok(self.index.put(entry)?)
+    }
+
+    /// Makes the disk and then the index durable.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if self.uncommitted {
+            self.disk.sync_tree()?;
+            let device = self.meta.device;
+            self.meta.knowledge.raise(device, self.meta.sequence);
+            self.index.put_meta(&self.meta)?;
+            self.index.commit()?;
+            self.uncommitted = false;
+        }
+        Ok(())
+    }
+
+    fn is_undoing(&self) -> bool {
+        self.meta.role == Role::Follower && self.meta.fences.epoch() > 0
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.remove(0);
+        }
+        self.events.push(event);
+    }
+
+    fn problem(&mut self, path: Option<&RelPath>, what: impl ToString) {
+        let (path, what) = match self.problems.len() < PROBLEMS_MAX || self.problems.contains_key(&path.cloned()) {
+            true => (path.cloned(), what.to_string()),
+            false => (None, format!("more than {PROBLEMS_MAX} paths have problems")),
+        };
+        if self.problems.get(&path) != Some(&what) {
+            self.problems.insert(path.clone(), what.clone());
+            self.event(Event::Problem(Problem { path, what }));
+        }
+    }
+
+    /// Not readable in one piece: to be looked at again, soon. Beyond the limit the next scan does.
+    fn unsettle(&mut self, path: &RelPath) {
+        if self.unsettled.len() < PROBLEMS_MAX {
+            self.unsettled.insert(path.clone());
+        }
+    }
+
+    fn solved(&mut self, path: &RelPath) {
+        if !self.problems.is_empty() {
+            self.problems.remove(&Some(path.clone()));
+        }
+    }
+}
+
+/// The identity of a folder that these replicas founded.
+fn folder_of(founders: &[DeviceId]) -> FolderId {
+    let mut founders = founders.to_vec();
+    founders.sort_unstable();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"syncfs folder");
+    founders.iter().for_each(|founder| {
+        hasher.update(founder.as_bytes());
+    });
+    let mut id = [0; 16];
+    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    FolderId::from_bytes(id)
+}

@@ -152,6 +152,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
 }
 
 /// Encodes what a record says, without its path: how the index stores it.
+#[cfg(feature = "driver")]
 #[must_use]
 pub(crate) fn encode_record(record: &Record) -> Vec<u8> {
     let mut out = Writer(Vec::new());
@@ -160,6 +161,7 @@ pub(crate) fn encode_record(record: &Record) -> Vec<u8> {
 }
 
 /// The inverse of [`encode_record`].
+#[cfg(feature = "driver")]
 pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let mut input = Reader(bytes);
     let record = input.record()?;
@@ -168,6 +170,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
 }
 
 /// Encodes a vector: how the index stores it.
+#[cfg(feature = "driver")]
 #[must_use]
 pub(crate) fn encode_vector(vector: &VersionVector) -> Vec<u8> {
     let mut out = Writer(Vec::new());
@@ -176,6 +179,7 @@ pub(crate) fn encode_vector(vector: &VersionVector) -> Vec<u8> {
 }
 
 /// The inverse of [`encode_vector`].
+#[cfg(feature = "driver")]
 pub(crate) fn decode_vector(bytes: &[u8]) -> Result<VersionVector, DecodeError> {
     let mut input = Reader(bytes);
     let vector = input.vector()?;

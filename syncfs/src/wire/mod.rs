@@ -6,6 +6,8 @@
 
 mod codec;
 
+#[cfg(feature = "driver")]
+pub(crate) use codec::{decode_record, decode_vector, encode_record, encode_vector};
 pub use codec::{DecodeError, decode, encode};
 
 use crate::device::{DeviceId, FolderId, IndexId};

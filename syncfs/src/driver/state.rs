@@ -1,0 +1,165 @@
+//! A replica's state directory: marker, lock, index, staging. It is made by `init` and never by anything else, so that
+//! a missing one (the disk is not mounted) is an error and not an empty folder.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, fstat};
+
+use super::sqlite_index::SqliteIndex;
+use crate::config::Config;
+use crate::device::{DeviceId, FolderId, IndexId};
+use crate::error::OpenError;
+use crate::fence::Fences;
+use crate::index::Meta;
+use crate::record::VersionVector;
+use crate::status::Role;
+
+/// First line of the marker; the second is the device.
+const MARKER: &str = "syncfs 1";
+/// What the state directory holds besides files.
+const DIRS: [&str; 3] = ["staging", "cuts", "aside"];
+
+/// A replica's directories, locked for this process as long as the value lives.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) root: PathBuf,
+    pub(super) dir: PathBuf,
+    _lock: File,
+}
+
+impl State {
+    /// Makes what is missing. An initialised directory keeps its device.
+    pub(super) fn init(config: &Config) -> Result<DeviceId, OpenError> {
+        let root = existing_root(config)?;
+        let dir = state_dir(config, &root);
+        let marker = root.join(".syncfs/marker");
+        if marker.exists() {
+            return read_marker(&marker);
+        }
+        let empty = fs::read_dir(&root)
+            .map_err(io(&root, "list the directory"))?
+            .all(|entry| entry.is_ok_and(|entry| entry.file_name() == ".syncfs"));
+        for made in DIRS.map(|name| dir.join(name)).into_iter().chain([root.join(".syncfs")]) {
+            fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
+        }
+        let device = DeviceId::from_bytes(random(&dir)?);
+        let folder = config.folder.or(if empty { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
+        let meta = Meta {
+            device,
+            folder,
+            index: IndexId(u64::from_le_bytes(random(&dir)?)),
+            sequence: 0,
+            knowledge: VersionVector::default(),
+            fences: Fences::default(),
+            role: Role::Shared,
+            asides: 0,
+        };
+        // The marker comes last: without it nothing of this counts, and another init begins afresh.
+        let index = dir.join("index.db");
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(dir.join(format!("index.db{suffix}")));
+        }
+        SqliteIndex::create(&index, &meta).map_err(|error| state(&dir, error))?;
+        let text = format!("{MARKER}\n{device}\n");
+        let draft = root.join(".syncfs/marker.new");
+        fs::write(&draft, text).map_err(io(&draft, "write the marker"))?;
+        File::open(&draft).and_then(|file| file.sync_all()).map_err(io(&draft, "sync the marker"))?;
+        fs::rename(&draft, &marker).map_err(io(&marker, "write the marker"))?;
+        Ok(device)
+    }
+
+    /// Locks an initialised replica and opens its index.
+    pub(super) fn open(config: &Config) -> Result<(Self, SqliteIndex, Meta), OpenError> {
+        use crate::index::Index;
+        let root = existing_root(config)?;
+        let dir = state_dir(config, &root);
+        let marker = root.join(".syncfs/marker");
+        if !marker.exists() {
+            return Err(OpenError::NotInitialised(root));
+        }
+        let device = read_marker(&marker)?;
+        for made in DIRS.map(|name| dir.join(name)) {
+            fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
+        }
+        let lock_path = dir.join("lock");
+        let lock = File::options().create(true).append(true).open(&lock_path).map_err(io(&lock_path, "open the lock"))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(OpenError::Locked(root));
+        }
+        let index_path = dir.join("index.db");
+        if !index_path.exists() {
+            return Err(state(&dir, "its index.db is missing"));
+        }
+        let mut index = SqliteIndex::open(&index_path).map_err(|error| state(&dir, error))?;
+        let mut meta = index.meta().map_err(|error| state(&dir, error))?;
+        if meta.device != device {
+            return Err(state(&dir, "its marker and its index name different devices"));
+        }
+        match (config.folder, meta.folder) {
+            (Some(wanted), Some(found)) if wanted != found => return Err(OpenError::WrongFolder { wanted, found }),
+            (Some(wanted), None) => {
+                meta.folder = Some(wanted);
+                index.put_meta(&meta).and_then(|()| index.commit()).map_err(|error| state(&dir, error))?;
+            }
+            _ => {}
+        }
+        Ok((Self { root, dir, _lock: lock }, index, meta))
+    }
+
+    /// The directory that holds the marker.
+    pub(super) fn marker_dir(&self) -> PathBuf {
+        self.root.join(".syncfs")
+    }
+}
+
+/// Whether a path still leads to the directory that is open as `fd`.
+pub(super) fn is_same_root(root: &Path, fd: impl AsFd) -> bool {
+    let (Ok(path), Ok(open)) = (fs::metadata(root), fstat(fd)) else { return false };
+    #[allow(clippy::unnecessary_cast, reason = "the types of these fields differ between architectures")]
+    let same = (path.dev(), path.ino()) == (open.st_dev as u64, open.st_ino as u64);
+    same
+}
+
+fn existing_root(config: &Config) -> Result<PathBuf, OpenError> {
+    let root = &config.root;
+    match fs::metadata(root) {
+        Ok(found) if found.is_dir() => root.canonicalize().map_err(io(root, "resolve the path")),
+        Ok(_) => Err(OpenError::NotADirectory(root.clone())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(OpenError::NotFound(root.clone())),
+        Err(error) => Err(io(root, "look at the directory")(error)),
+    }
+}
+
+fn state_dir(config: &Config, root: &Path) -> PathBuf {
+    config.state.clone().unwrap_or_else(|| root.join(".syncfs"))
+}
+
+fn read_marker(marker: &Path) -> Result<DeviceId, OpenError> {
+    let text = fs::read_to_string(marker).map_err(io(marker, "read the marker"))?;
+    let broken = || state(marker.parent().unwrap_or(marker), "its marker is damaged or of a newer version");
+    let mut lines = text.lines();
+    if lines.next() != Some(MARKER) {
+        return Err(broken());
+    }
+    lines.next().and_then(|line| line.parse().ok()).ok_or_else(broken)
+}
+
+/// Fresh entropy from the system.
+fn random<const N: usize>(dir: &Path) -> Result<[u8; N], OpenError> {
+    let mut bytes = [0; N];
+    let filled = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
+    filled.map(|()| bytes).map_err(io(dir, "draw a random identity"))
+}
+
+fn io(path: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io { path, what, source }
+}
+
+fn state(dir: &Path, reason: impl ToString) -> OpenError {
+    OpenError::State { path: dir.to_owned(), reason: reason.to_string() }
+}

@@ -1,0 +1,351 @@
+//! The one thread of an open folder. It owns the engine, and with it the directory and the index; everybody else sends
+//! it commands. Its loop: wait for something, handle all that came, work, settle, hand out messages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::disk::RealDisk;
+use super::sqlite_index::SqliteIndex;
+use super::state::State;
+use super::watch::Watch;
+use crate::config::Config;
+use crate::device::{DeviceId, IndexId};
+use crate::digest::Digest;
+use crate::engine::{Engine, Input, SessionId};
+use crate::error::{FenceError, FlushError, Lag, StoreError, Violation, WaitError};
+use crate::index::Index;
+use crate::record::VersionVector;
+use crate::status::{Conflict, Event, ScanReport, Status, Summary};
+use crate::token::Token;
+use crate::wire::Message;
+
+/// Messages handled before what is complete is made durable.
+const BATCH: usize = 64;
+/// How long a folder under load goes without making things durable.
+const SETTLE_AFTER: Duration = Duration::from_millis(25);
+/// First and longest pause before a path that did not hold still is looked at again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// How often a flush looks again at paths that did not hold still.
+const FLUSH_ATTEMPTS: u32 = 40;
+/// How old a status may be while much happens.
+const STATUS_EVERY: Duration = Duration::from_millis(20);
+/// Pause between two of those looks.
+const FLUSH_PAUSE: Duration = Duration::from_millis(25);
+
+type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
+/// What the thread can be asked.
+pub(super) enum Command {
+    Scan(Reply<ScanReport, StoreError>),
+    Flush(Reply<Token, FlushError>),
+    Digest(Reply<Digest, StoreError>),
+    Conflicts(Reply<Vec<Conflict>, StoreError>),
+    Hold(u64, Reply<(), FenceError>),
+    Follow(Reply<(), FenceError>),
+    Lagging(Token, Vec<DeviceId>, Reply<Vec<Lag>, WaitError>),
+    Behind(Token, Reply<Option<Lag>, WaitError>),
+    Open(SessionId, Option<DeviceId>, mpsc::Sender<Outgoing>),
+    Received(SessionId, Message),
+    /// A stream can take another message, or is gone.
+    Nudge,
+    Closed(SessionId, oneshot::Sender<Summary>),
+    Stop,
+}
+
+/// What a stream's task is handed.
+pub(super) enum Outgoing {
+    Message(Message),
+    /// The last one: why the session ended.
+    End(Violation),
+}
+
+/// What the handle keeps of the thread.
+pub(super) struct Outlet {
+    pub(super) status: watch::Sender<Status>,
+    pub(super) events: broadcast::Sender<Event>,
+    /// Counts what a barrier may depend on.
+    pub(super) progress: watch::Sender<u64>,
+}
+
+pub(super) struct Worker {
+    engine: Engine<RealDisk, SqliteIndex>,
+    outlet: Outlet,
+    streams: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
+    watch: Option<Watch>,
+    wake: Arc<Notify>,
+    started: Instant,
+    rescan: Duration,
+    debounce: Duration,
+    next_scan: Instant,
+    changed_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    retry_pause: Duration,
+    name: String,
+    /// Knowledge and index that barriers were last told of.
+    told: (VersionVector, IndexId),
+    status_stale: bool,
+    status_at: Instant,
+    _state: State,
+}
+
+impl Worker {
+    /// Takes a replica up. Blocks: it scans the whole directory once.
+    pub(super) fn new(config: &Config, state: State, disk: RealDisk, index: SqliteIndex, outlet: Outlet) -> Result<Self, StoreError> {
+        let wake = Arc::new(Notify::new());
+        // The watch begins before the first scan, so that nothing falls between them.
+        let watch = match Watch::new(&state.root, Arc::clone(&wake)) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(folder = config.name, %error, "changes are not reported, only rescans find them");
+                None
+            }
+        };
+        let mut engine = Engine::new(disk, index)?;
+        engine.scan()?;
+        let now = Instant::now();
+        let told = (engine.meta().knowledge.clone(), engine.meta().index);
+        outlet.status.send_replace(engine.status()?);
+        Ok(Self {
+            engine,
+            outlet,
+            streams: BTreeMap::new(),
+            watch,
+            wake,
+            started: now,
+            rescan: config.rescan,
+            debounce: config.debounce,
+            next_scan: now + config.rescan,
+            changed_at: None,
+            retry_at: Some(now + RETRY.0),
+            retry_pause: RETRY.0,
+            name: config.name.clone(),
+            told,
+            status_stale: false,
+            status_at: now,
+            _state: state,
+        })
+    }
+
+    /// Runs until it is told to stop, or every handle is gone.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        if let Err(error) = self.run_until_stopped(&mut commands).await {
+            tracing::error!(folder = self.name, %error, "the folder stops; open it again once that is mended");
+        }
+        // Whoever waits for an answer learns that the folder is closed.
+        commands.close();
+        while let Ok(command) = commands.try_recv() {
+            drop(command);
+        }
+    }
+
+    async fn run_until_stopped(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), StoreError> {
+        let wake = Arc::clone(&self.wake);
+        let mut settled = Instant::now();
+        loop {
+            let mut more = self.engine.work()?;
+            let mut handled = 0;
+            while handled < BATCH {
+                match commands.try_recv() {
+                    Ok(Command::Stop) | Err(mpsc::error::TryRecvError::Disconnected) => return self.stop(),
+                    Ok(command) => self.handle(command).await?,
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                }
+                handled += 1;
+            }
+            more |= handled == BATCH;
+            self.look_at_disk()?;
+            if !more || settled.elapsed() >= SETTLE_AFTER {
+                self.engine.settle()?;
+                settled = Instant::now();
+                more |= self.engine.work()?;
+            }
+            self.hand_out()?;
+            self.publish()?;
+            if more || handled > 0 {
+                continue;
+            }
+            tokio::select! {
+                command = commands.recv() => match command {
+                    None | Some(Command::Stop) => return self.stop(),
+                    Some(command) => self.handle(command).await?,
+                },
+                () = wake.notified() => self.changed_at = self.changed_at.or(Some(Instant::now())),
+                () = tokio::time::sleep_until(self.deadline()) => {
+                    let now_ms = self.now_ms();
+                    self.engine.handle(now_ms, Input::Tick)?;
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), StoreError> {
+        self.engine.settle()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn deadline(&self) -> Instant {
+        let engine = self.engine.deadline().map(|at_ms| self.started + Duration::from_millis(at_ms));
+        let changed = self.changed_at.map(|at| at + self.debounce);
+        let status = self.status_stale.then_some(self.status_at + STATUS_EVERY);
+        [engine, changed, self.retry_at, status].into_iter().flatten().fold(self.next_scan, Instant::min)
+    }
+
+    /// Takes up what was reported, what did not hold still, and from time to time everything.
+    fn look_at_disk(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let mut paths = Vec::new();
+        if self.changed_at.is_some_and(|at| at + self.debounce <= now) {
+            self.changed_at = None;
+            if let Some(changes) = self.watch.as_ref().map(Watch::take) {
+                paths.extend(changes.paths);
+                if changes.everything {
+                    self.next_scan = now;
+                }
+            }
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            let unsettled = self.engine.unsettled();
+            self.retry_pause = if unsettled.is_empty() { RETRY.0 } else { (self.retry_pause * 2).min(RETRY.1) };
+            paths.extend(unsettled);
+        }
+        if self.next_scan <= now {
+            self.next_scan = now + self.rescan;
+            self.engine.scan()?;
+        } else if !paths.is_empty() {
+            let now_ms = self.now_ms();
+            self.engine.handle(now_ms, Input::Touched(paths))?;
+        }
+        if self.retry_at.is_none() && self.engine.has_unsettled() {
+            self.retry_at = Some(now + self.retry_pause);
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, command: Command) -> Result<(), StoreError> {
+        let now_ms = self.now_ms();
+        match command {
+            Command::Scan(reply) => answer(reply, self.engine.scan())?,
+            Command::Flush(reply) => match self.flush().await {
+                Err(FlushError::Store(error)) => answer(reply, Err(error))?,
+                result => drop(reply.send(result)),
+            },
+            Command::Digest(reply) => answer(reply, self.engine.digest().map_err(StoreError::from))?,
+            Command::Conflicts(reply) => answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?,
+            Command::Hold(epoch, reply) => fence_answer(reply, self.engine.hold(epoch))?,
+            Command::Follow(reply) => fence_answer(reply, self.engine.follow())?,
+            Command::Lagging(token, peers, reply) => drop(reply.send(self.engine.lagging(&token, &peers))),
+            Command::Behind(token, reply) => drop(reply.send(self.engine.behind(&token))),
+            Command::Open(session, expect, stream) => {
+                self.streams.insert(session, stream);
+                self.engine.handle(now_ms, Input::Opened { session, expect })?;
+            }
+            Command::Received(session, message) => self.engine.handle(now_ms, Input::Received { session, message })?,
+            Command::Nudge | Command::Stop => {}
+            Command::Closed(session, reply) => {
+                let _ = reply.send(self.engine.summary(session));
+                self.close(session)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, session: SessionId) -> Result<(), StoreError> {
+        self.streams.remove(&session);
+        let now_ms = self.now_ms();
+        self.engine.handle(now_ms, Input::Closed { session })
+    }
+
+    /// Everything that stands in the directory now, committed; or what could not be taken up.
+    async fn flush(&mut self) -> Result<Token, FlushError> {
+        self.engine.scan()?;
+        for attempt in 0.. {
+            let unsettled = self.engine.unsettled();
+            if unsettled.is_empty() {
+                break;
+            }
+            if attempt == FLUSH_ATTEMPTS {
+                return Err(FlushError::Unstable(self.engine.problems()));
+            }
+            // Waiting for somebody else's writes to pause; the runtime of this thread is its own.
+            tokio::time::sleep(FLUSH_PAUSE).await;
+            let now_ms = self.now_ms();
+            self.engine.handle(now_ms, Input::Touched(unsettled))?;
+        }
+        self.engine.settle()?;
+        self.engine.token().ok_or(FlushError::NoFolder)
+    }
+
+    /// Gives every stream as many messages as it can take, and closes those that ended.
+    fn hand_out(&mut self) -> Result<(), StoreError> {
+        let mut over = Vec::new();
+        for (&session, stream) in &self.streams {
+            loop {
+                let permit = match stream.try_reserve() {
+                    Ok(permit) => permit,
+                    Err(mpsc::error::TrySendError::Full(())) => break,
+                    Err(mpsc::error::TrySendError::Closed(())) => {
+                        over.push(session);
+                        break;
+                    }
+                };
+                if let Some(message) = self.engine.poll(session)? {
+                    permit.send(Outgoing::Message(message));
+                } else {
+                    if let Some(violation) = self.engine.ended(session) {
+                        permit.send(Outgoing::End(violation.clone()));
+                        over.push(session);
+                    }
+                    break;
+                }
+            }
+        }
+        over.into_iter().try_for_each(|session| self.close(session))
+    }
+
+    /// Tells subscribers, barriers and status readers what changed.
+    fn publish(&mut self) -> Result<(), StoreError> {
+        let events = self.engine.events();
+        let acked = events.iter().any(|event| matches!(event, Event::Acked { .. } | Event::Fenced { .. }));
+        if !events.is_empty() {
+            self.status_stale = true;
+        }
+        for event in events {
+            tracing::debug!(folder = self.name, ?event);
+            let _ = self.outlet.events.send(event);
+        }
+        let meta = self.engine.meta();
+        if acked || meta.knowledge != self.told.0 || meta.index != self.told.1 {
+            self.told = (meta.knowledge.clone(), meta.index);
+            self.outlet.progress.send_modify(|count| *count += 1);
+            self.status_stale = true;
+        }
+        if self.status_stale && self.status_at.elapsed() >= STATUS_EVERY {
+            (self.status_stale, self.status_at) = (false, Instant::now());
+            self.outlet.status.send_replace(self.engine.status()?);
+        }
+        Ok(())
+    }
+}
+
+fn answer<T, E: From<StoreError>>(reply: Reply<T, E>, result: Result<T, StoreError>) -> Result<(), StoreError> {
+    let fatal = result.as_ref().err().cloned();
+    let _ = reply.send(result.map_err(E::from));
+    fatal.map_or(Ok(()), Err)
+}
+
+fn fence_answer(reply: Reply<(), FenceError>, result: Result<(), FenceError>) -> Result<(), StoreError> {
+    let fatal = match &result {
+        Err(FenceError::Store(error)) => Some(error.clone()),
+        _ => None,
+    };
+    let _ = reply.send(result);
+    fatal.map_or(Ok(()), Err)
+}

@@ -1,0 +1,333 @@
+//! Making a peer's versions visible and durable: stage and sync, publish by rename, sync the directories, commit the
+//! index, and only then acknowledge. Whatever stands at a path is replaced only if it is exactly what the index has
+//! seen; an edit that was not looked at yet becomes a version first, and then, where it must, a conflict.
+//!
+//! A directory is never removed with entries in it. What a deletion did not know of keeps its directory: that becomes
+//! a new version, which the peer gets back. As tombstones may arrive after their directory's, that is decided only
+//! when the peer has told everything.
+
+use crate::disk::{Disk, DiskError, FileKind, Keep, Stat};
+use crate::error::StoreError;
+use crate::index::{Entry, Index};
+use crate::path::RelPath;
+use crate::reconcile::{Decision, conflict_path, reconcile};
+use crate::record::{Kind, Record};
+use crate::status::{Conflict, Event};
+
+use super::transfer::Stage;
+use super::{Engine, OWN, SessionId};
+
+/// What became of one version.
+enum Outcome {
+    /// It is decided, and durable with the next commit.
+    Done,
+    /// It waits for what the peer still has to tell.
+    Defer,
+    /// The ground moved: look again.
+    Again,
+    /// It cannot be applied now, and a person is told why; the peer is not told that it was.
+    Stuck(String),
+}
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// Applies, in one group, everything that is complete; commits; acknowledges.
+    ///
+    /// # Errors
+    /// If the directory or the index fails.
+    pub fn settle(&mut self) -> Result<(), StoreError> {
+        let mut ready = self.ready();
+        if !ready.is_empty() {
+            self.disk.check_root()?;
+            let staged: Vec<_> = ready.iter().filter(|key| self.is_staged(key)).map(|(path, _)| path.clone()).collect();
+            self.disk.stage_sync(&staged)?;
+            // Directories before their entries; then deletions, entries before their directories.
+            ready.sort_unstable();
+            let (deletions, rest): (Vec<_>, Vec<_>) =
+                ready.into_iter().partition(|key| !self.pending[key].record.kind.is_live());
+            let mut done = Vec::new();
+            for key in rest.into_iter().chain(deletions.into_iter().rev()) {
+                self.settle_one(key, &mut done)?;
+            }
+            self.commit()?;
+            for (path, session) in done {
+                self.disk.stage_discard(&path)?;
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.summary.applied += 1;
+                }
+            }
+        }
+        self.advance()
+    }
+
+    /// Versions that can be applied now. A deferred one can once its peer has told everything.
+    fn ready(&self) -> Vec<(RelPath, SessionId)> {
+        let complete = |session: &SessionId| self.sessions.get(session).is_some_and(|session| session.is_complete());
+        let ready = self.pending.iter().filter(|((_, session), pending)| match pending.stage {
+            Stage::Ready => true,
+            Stage::Deferred => complete(session),
+            _ => false,
+        });
+        ready.map(|(key, _)| key.clone()).collect()
+    }
+
+    fn is_staged(&self, key: &(RelPath, SessionId)) -> bool {
+        matches!(self.pending[key].record.kind, Kind::File { .. } | Kind::Symlink { .. })
+    }
+
+    fn settle_one(
+        &mut self,
+        key: (RelPath, SessionId),
+        done: &mut Vec<(RelPath, SessionId)>,
+    ) -> Result<(), StoreError> {
+        let pending = &self.pending[&key];
+        let (record, sequence) = (pending.record.clone(), pending.sequence);
+        if key.1 != OWN && !self.meta.fences.admit(&record) {
+            self.pending.remove(&key);
+            self.refuse(key.1, sequence, &record.path);
+            return Ok(());
+        }
+        let last = self.sessions.get(&key.1).is_none_or(|session| session.is_complete());
+        let outcome = match key.1 {
+            OWN => self.restore_one(&key, record),
+            _ => self.apply_one(record, last),
+        };
+        let pending = self.pending.get_mut(&key);
+        match outcome {
+            Ok(Outcome::Done) => {
+                self.solved(&key.0);
+                if self.pending.remove(&key).is_some() {
+                    done.push(key);
+                }
+            }
+            Ok(Outcome::Defer) => pending.into_iter().for_each(|pending| pending.stage = Stage::Deferred),
+            Ok(Outcome::Again) | Err(StoreError::Disk(DiskError::Changed)) => {
+                pending.into_iter().for_each(|pending| pending.restart());
+            }
+            Ok(Outcome::Stuck(why)) => {
+                pending.into_iter().for_each(|pending| pending.stage = Stage::Gone);
+                self.problem(Some(&key.0), why);
+            }
+            Err(error @ (StoreError::Index(_) | StoreError::Disk(DiskError::Dead(_) | DiskError::Root(_)))) => {
+                return Err(error);
+            }
+            Err(error) => {
+                pending.into_iter().for_each(|pending| pending.stage = Stage::Gone);
+                self.problem(Some(&key.0), format!("cannot apply a peer's version: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a peer's version to what stands here now.
+    fn apply_one(&mut self, record: Record, last: bool) -> Result<Outcome, StoreError> {
+        let path = record.path.clone();
+        let before = self.index.entry(&path)?;
+        if self.observe_now(&path)? == super::intake::Observed::Unclear {
+            return Ok(Outcome::Stuck("waits until the local file can be read in one piece".to_owned()));
+        }
+        let entry = self.index.entry(&path)?;
+        if entry.as_ref().map(|entry| entry.sequence) != before.map(|entry| entry.sequence) {
+            // An edit that nobody had looked at: whether content is needed is decided anew.
+            return Ok(Outcome::Again);
+        }
+        let ours = entry.clone().filter(|entry| !entry.stale);
+        match reconcile(ours.as_ref().map(|entry| &entry.record), &record) {
+            Decision::Keep => Ok(Outcome::Done),
+            Decision::Merge(version) => {
+                let mut entry = entry.expect("merging is with something");
+                entry.record.version = version;
+                self.put(entry.record, entry.seen)?;
+                Ok(Outcome::Done)
+            }
+            Decision::Take => self.replace(entry, record, last),
+            Decision::Conflict { theirs_wins, version, copy } => {
+                let ours = entry.expect("a conflict is with something");
+                self.resolve(ours, record, theirs_wins, version, copy, last)
+            }
+        }
+    }
+
+    /// Both were written at once. The loser stands beside the winner, durably, before the merged vector exists.
+    fn resolve(
+        &mut self,
+        ours: Entry,
+        theirs: Record,
+        theirs_wins: bool,
+        version: crate::record::VersionVector,
+        copy: Option<RelPath>,
+        last: bool,
+    ) -> Result<Outcome, StoreError> {
+        let path = theirs.path.clone();
+        let loser = if theirs_wins { ours.record.clone() } else { theirs.clone() };
+        if let Some(copy) = &copy {
+            if self.observe_now(copy)? == super::intake::Observed::Unclear {
+                return Ok(Outcome::Again);
+            }
+            let taken = self.index.entry(copy)?.is_some_and(|entry| entry.record.kind.is_live());
+            if !taken && theirs_wins {
+                self.disk.keep(&path, &Keep::Beside(copy.clone()))?;
+            } else if !taken {
+                self.make_parents(copy)?;
+                self.disk.publish(&path, copy, None)?;
+            }
+        }
+        let outcome = if theirs_wins {
+            // The second name changed the inode's ctime, and nothing else may have changed.
+            let seen = self.stat(&path)?;
+            let same = ours.seen.zip(seen).is_some_and(|(a, b)| (a.size, a.mtime_ns, a.ino) == (b.size, b.mtime_ns, b.ino));
+            if ours.seen.is_some() && !same {
+                return Ok(Outcome::Again);
+            }
+            self.replace(Some(Entry { seen, ..ours }), Record { version, ..theirs }, last)?
+        } else {
+            self.put(Record { version, ..ours.record }, ours.seen)?;
+            Outcome::Done
+        };
+        if let Some(copy) = copy {
+            if self.index.entry(&copy)?.is_none_or(|entry| !entry.record.kind.is_live()) {
+                let tombstone = self.index.entry(&copy)?.map(|entry| entry.record);
+                let record = self.own_version(tombstone.as_ref(), &copy, loser.kind);
+                let seen = self.stat(&copy)?;
+                self.put(record, seen)?;
+            }
+            let conflict = Conflict { path, kept_as: copy, device: loser.by };
+            self.index.put_conflict(&conflict)?;
+            self.event(Event::Conflict(conflict));
+        }
+        Ok(outcome)
+    }
+
+    /// Puts a version in the place of what stands there, which it has seen.
+    fn replace(&mut self, entry: Option<Entry>, record: Record, last: bool) -> Result<Outcome, StoreError> {
+        let path = record.path.clone();
+        let same = entry.as_ref().filter(|entry| entry.record.kind == record.kind && !entry.stale);
+        if let Some(seen) = same.map(|entry| entry.seen).filter(|seen| seen.is_some() || !record.kind.is_live()) {
+            return self.took(entry, record, seen);
+        }
+        let expect = self.stat(&path)?;
+        let planned = entry.as_ref().and_then(|entry| entry.seen);
+        if !is_as_planned(expect.as_ref(), planned.as_ref()) {
+            return Ok(Outcome::Again);
+        }
+        let placed = match &record.kind {
+            Kind::Deleted => self.take_away(&path, expect.as_ref()).map(|()| None),
+            Kind::Dir { mode } => self.place_dir(&path, *mode, expect.as_ref()).map(Some),
+            Kind::File { .. } | Kind::Symlink { .. } => self.place_file(&path, expect.as_ref()).map(Some),
+        };
+        match placed {
+            Ok(seen) => self.took(entry, record, seen),
+            Err(DiskError::NotEmpty) if !last => Ok(Outcome::Defer),
+            Err(DiskError::NotEmpty) => self.reassert(entry, record),
+            Err(DiskError::NoParent) if !last => Ok(Outcome::Defer),
+            Err(DiskError::NoParent) => Ok(Outcome::Stuck("its directory is a file or symlink here".to_owned())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn took(&mut self, entry: Option<Entry>, record: Record, seen: Option<Stat>) -> Result<Outcome, StoreError> {
+        if entry.is_some_and(|entry| entry.stale) {
+            self.stale -= 1;
+        }
+        self.pending.remove(&(record.path.clone(), OWN));
+        self.event(Event::Applied(record.path.clone()));
+        self.put(record, seen)?;
+        Ok(Outcome::Done)
+    }
+
+    fn take_away(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<(), DiskError> {
+        expect.map_or(Ok(()), |expect| self.disk.remove(path, expect))
+    }
+
+    fn place_dir(&mut self, path: &RelPath, mode: u32, expect: Option<&Stat>) -> Result<Stat, DiskError> {
+        if let Some(other) = expect.filter(|stat| stat.kind != FileKind::Dir) {
+            self.disk.remove(path, other)?;
+        }
+        self.make_parents(path)?;
+        self.disk.make_dir(path, mode)
+    }
+
+    fn place_file(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
+        let mut expect = expect;
+        if let Some(dir) = expect.filter(|stat| stat.kind == FileKind::Dir) {
+            self.disk.remove(path, dir)?;
+            expect = None;
+        }
+        self.make_parents(path)?;
+        self.disk.publish(path, path, expect)
+    }
+
+    /// A peer's entry may come before its directory's record, or outlive a deletion of the directory.
+    fn make_parents(&mut self, path: &RelPath) -> Result<(), DiskError> {
+        let mut missing = Vec::new();
+        let mut next = path.parent();
+        while let Some(dir) = next {
+            match self.stat(&dir)? {
+                None => missing.push(dir.clone()),
+                Some(stat) if stat.kind == FileKind::Dir => break,
+                Some(_) => return Err(DiskError::NoParent),
+            }
+            next = dir.parent();
+        }
+        for dir in missing.into_iter().rev() {
+            self.disk.make_dir(&dir, 0o755)?;
+            // What was deleted here lives again, as a version that peers get.
+            self.unsettle(&dir);
+        }
+        Ok(())
+    }
+
+    /// A directory stays because it holds what the peer's version did not know of.
+    fn reassert(&mut self, entry: Option<Entry>, theirs: Record) -> Result<Outcome, StoreError> {
+        let path = theirs.path.clone();
+        let Some(stat) = self.stat(&path)? else { return Ok(Outcome::Again) };
+        let ours = entry.map(|entry| entry.record);
+        let both = ours.as_ref().map(|ours| Record { version: ours.version.merged(&theirs.version), ..ours.clone() });
+        let record = self.own_version(Some(both.as_ref().unwrap_or(&theirs)), &path, Kind::Dir { mode: stat.mode });
+        self.put(record, Some(stat))?;
+        if theirs.kind.is_live() {
+            let copy = conflict_path(&theirs);
+            let seen = self.disk.publish(&path, &copy, None)?;
+            let kept = self.own_version(None, &copy, theirs.kind);
+            self.put(kept, Some(seen))?;
+            let conflict = Conflict { path, kept_as: copy, device: theirs.by };
+            self.index.put_conflict(&conflict)?;
+            self.event(Event::Conflict(conflict));
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Puts a replicated version back where an edit of a follower, or nothing, stands.
+    fn restore_one(&mut self, key: &(RelPath, SessionId), record: Record) -> Result<Outcome, StoreError> {
+        let Some(mut entry) = self.index.entry(&key.0)? else { return Ok(Outcome::Done) };
+        if entry.record != record || entry.seen.is_some() {
+            return Ok(Outcome::Done);
+        }
+        let expect = self.stat(&key.0)?;
+        if expect != self.over(key) {
+            self.pending.remove(key);
+            self.observe_now(&key.0)?;
+            return Ok(Outcome::Done);
+        }
+        let placed = match &record.kind {
+            Kind::Deleted => return Ok(Outcome::Done),
+            Kind::Dir { mode } => self.place_dir(&key.0, *mode, expect.as_ref())?,
+            Kind::File { .. } | Kind::Symlink { .. } => self.place_file(&key.0, expect.as_ref())?,
+        };
+        entry.seen = Some(placed);
+        self.put_entry(&entry)?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// Whether what stands there is what the index has seen: nothing if it has seen nothing, any directory for a
+/// directory, else the very same file. A directory may stand where none was seen: its own record is yet to come.
+fn is_as_planned(stands: Option<&Stat>, planned: Option<&Stat>) -> bool {
+    match (stands, planned) {
+        (None, None) => true,
+        (Some(stands), None) => stands.kind == FileKind::Dir,
+        (Some(stands), Some(planned)) => {
+            stands == planned || stands.kind == FileKind::Dir && planned.kind == FileKind::Dir
+        }
+        (None, Some(_)) => false,
+    }
+}

@@ -1,0 +1,519 @@
+//! One session with one peer: introductions, index deltas in both directions, acknowledgements, chunks served.
+//!
+//! *Sending.* The peer says from which of our sequences on it wants records (`Have`); we send batches in sequence
+//! order, as many as its `taken` allows. A batch is *complete* when nothing above it exists: only then does "durable
+//! up to here" mean "has everything we had", and only then does a barrier count it.
+//!
+//! *Receiving.* A record is pending until it is durable, or until a newer one of the same path replaces it, which
+//! inherits its place: `durable` never passes a sequence whose path is not settled. A refused record stops it for
+//! good; its sender will begin a new index when it learns of the fence.
+
+use std::collections::VecDeque;
+
+use crate::device::{DeviceId, IndexId};
+use crate::disk::{Disk, DiskError};
+use crate::error::{StoreError, Violation};
+use crate::fence::Fence;
+use crate::hash::ContentHash;
+use crate::index::Index;
+use crate::path::RelPath;
+use crate::record::{Chunk, VersionVector};
+use crate::status::{Event, Summary};
+use crate::wire::{BYE_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX};
+
+use super::transfer::{Pending, Wants};
+use super::{Engine, SessionId, folder_of};
+
+/// Batches in flight to one peer.
+pub const BATCHES_MAX: usize = 4;
+/// Encoded size at which a batch is cut, in bytes; one record may exceed it.
+pub const BATCH_BYTES: usize = 1 << 20;
+/// Versions under way from one peer at which it is asked to pause.
+pub const PENDING_MAX: usize = 2048;
+/// Versions from one peer that may wait for something else; beyond it the session ends, and starts again from the
+/// last acknowledgement.
+pub const WAITING_MAX: usize = 1 << 17;
+/// A peer is pinged after this silence of ours, in milliseconds.
+pub const PING_AFTER_MS: u64 = 10_000;
+/// A session ends after this silence of the peer, in milliseconds.
+pub const SILENCE_MAX_MS: u64 = 35_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    expect: Option<DeviceId>,
+    pub(super) peer: Option<DeviceId>,
+    pub(super) ended: Option<Violation>,
+    pub(super) summary: Summary,
+    pub(super) wants: Wants,
+    greeted: bool,
+    farewell: bool,
+    control: VecDeque<Message>,
+    serve: VecDeque<ContentHash>,
+    last_heard_ms: u64,
+    last_sent_ms: u64,
+    out: Outgoing,
+    inn: Incoming,
+}
+
+/// Our records on their way to the peer.
+#[derive(Debug, Default)]
+struct Outgoing {
+    /// The last sequence sent; `None` until the peer asked.
+    cursor: Option<u64>,
+    batches: VecDeque<Batch>,
+    /// Sequence and knowledge of the last complete batch.
+    told: Option<(u64, VersionVector)>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    through: u64,
+    complete: bool,
+    /// The peer has room for more.
+    taken: bool,
+}
+
+/// The peer's records on their way in.
+#[derive(Debug, Default)]
+struct Incoming {
+    index: Option<IndexId>,
+    received: u64,
+    durable: u64,
+    taken: u64,
+    /// Asked for from the beginning: what it does not mention does not exist.
+    from_zero: bool,
+    complete: Option<(u64, VersionVector)>,
+    refused: Option<u64>,
+    acked: (u64, u64),
+    /// What the peer certainly knows.
+    knowledge: VersionVector,
+}
+
+impl Session {
+    pub(super) fn new(expect: Option<DeviceId>, now_ms: u64) -> Self {
+        Self { expect, last_heard_ms: now_ms, last_sent_ms: now_ms, ..Self::default() }
+    }
+
+    pub(super) fn deadline(&self) -> u64 {
+        (self.last_heard_ms + SILENCE_MAX_MS).min(self.last_sent_ms + PING_AFTER_MS)
+    }
+
+    /// Whether everything that the peer has now was offered.
+    pub(super) fn is_complete(&self) -> bool {
+        self.inn.complete.as_ref().is_some_and(|(through, _)| *through == self.inn.received)
+    }
+
+    fn fail(&mut self, violation: Violation) {
+        self.ended.get_or_insert(violation);
+    }
+}
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    pub(super) fn received(&mut self, id: SessionId, message: Message) -> Result<(), StoreError> {
+        let now_ms = self.now_ms;
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.ended.is_none()) else {
+            return Ok(());
+        };
+        session.last_heard_ms = now_ms;
+        if session.peer.is_none() && !matches!(message, Message::Hello { .. } | Message::Bye(_)) {
+            session.fail(Violation::Order("the first message must be Hello"));
+            return Ok(());
+        }
+        match message {
+            Message::Hello { .. } => self.hello(id, message)?,
+            Message::State { index, fences } => {
+                self.learn(id, &fences)?;
+                self.ask(id, index)?;
+            }
+            Message::Have { index, since } => self.have(id, index, since),
+            Message::Records { index, records, through, knowledge, complete } => {
+                let complete = complete.then_some(knowledge);
+                self.records(id, index, records, through, complete)?;
+            }
+            Message::Ack { index, durable, taken } => self.ack(id, index, durable, taken)?,
+            Message::Want(hashes) => {
+                session.serve.extend(hashes);
+                if session.serve.len() > WANT_MAX * 4 {
+                    session.fail(Violation::Excess("chunks asked for at once"));
+                }
+            }
+            Message::Chunk { hash, bytes } => self.chunk_arrived(id, hash, &bytes)?,
+            Message::Gone(hash) => self.chunk_gone(id, hash),
+            Message::Refused { path, .. } => self.event(Event::Refused(path)),
+            Message::Ping => {}
+            Message::Bye(reason) => {
+                session.farewell = true;
+                session.fail(Violation::Bye(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, id: SessionId, message: Message) -> Result<(), StoreError> {
+        let Message::Hello { version, folder, device, index, fences } = message else {
+            unreachable!("only Hello comes here");
+        };
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        if session.peer.is_some() {
+            session.fail(Violation::Order("a second Hello"));
+        } else if version != VERSION {
+            session.fail(Violation::Order("the peer speaks another version of the protocol"));
+        } else if device == self.meta.device {
+            session.fail(Violation::Myself);
+        } else if let Some(expected) = session.expect.filter(|expected| *expected != device) {
+            session.fail(Violation::WrongDevice { expected, found: device });
+        } else if let (Some(ours), Some(theirs)) = (self.meta.folder, folder)
+            && ours != theirs
+        {
+            session.fail(Violation::WrongFolder { ours, theirs });
+        }
+        if session.ended.is_some() {
+            return Ok(());
+        }
+        session.peer = Some(device);
+        session.summary.peer = Some(device);
+        if self.meta.folder.is_none() {
+            self.meta.folder = Some(folder.unwrap_or_else(|| folder_of(&[self.meta.device, device])));
+            self.uncommitted = true;
+        }
+        self.event(Event::Connected(device));
+        self.learn(id, &fences)?;
+        self.ask(id, index)?;
+        self.restart_restores();
+        Ok(())
+    }
+
+    /// Takes over the fences that a peer knows. A claim that cannot be true ends its session.
+    fn learn(&mut self, id: SessionId, fences: &[Fence]) -> Result<(), StoreError> {
+        if let Err(split) = self.adopt(fences)? {
+            self.problem(None, &split);
+            self.sessions.get_mut(&id).expect("the caller checked the session").fail(Violation::Split(split));
+        }
+        Ok(())
+    }
+
+    /// Asks for the peer's records after what is durable here, and forgets what it said of an older index.
+    fn ask(&mut self, id: SessionId, index: IndexId) -> Result<(), StoreError> {
+        self.forget_offers(id);
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.ended.is_none()) else {
+            return Ok(());
+        };
+        let peer = session.peer.expect("asking comes after Hello");
+        let state = self.index.peer(&peer)?;
+        let since = if state.theirs == Some(index) { state.have } else { 0 };
+        session.inn = Incoming {
+            index: Some(index),
+            received: since,
+            durable: since,
+            taken: since,
+            acked: (since, since),
+            from_zero: since == 0,
+            ..Incoming::default()
+        };
+        session.wants = Wants::default();
+        session.control.push_back(Message::Have { index, since });
+        Ok(())
+    }
+
+    /// After this replica's index began a new life, or it learned of a fence: tells every peer, and asks again.
+    pub(super) fn restate(&mut self, afresh: bool) -> Result<(), StoreError> {
+        let state = Message::State { index: self.meta.index, fences: self.meta.fences.iter().cloned().collect() };
+        let ids: Vec<_> = self.sessions.keys().copied().collect();
+        for id in ids {
+            let session = self.sessions.get_mut(&id).expect("the key was just listed");
+            if !session.greeted || session.ended.is_some() {
+                continue;
+            }
+            session.control.push_back(state.clone());
+            if afresh {
+                session.out = Outgoing::default();
+                if let Some(index) = session.inn.index {
+                    self.ask(id, index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn have(&mut self, id: SessionId, index: IndexId, since: u64) {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        if index != self.meta.index {
+            return;
+        }
+        if since > self.meta.sequence {
+            session.fail(Violation::Record("the peer has more of this replica than exists: was its index restored from a backup?"));
+            return;
+        }
+        session.out = Outgoing { cursor: Some(since), ..Outgoing::default() };
+    }
+
+    fn records(
+        &mut self,
+        id: SessionId,
+        index: IndexId,
+        records: Vec<Numbered>,
+        through: u64,
+        complete: Option<VersionVector>,
+    ) -> Result<(), StoreError> {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        if session.inn.index != Some(index) {
+            return Ok(());
+        }
+        let mut last = session.inn.received;
+        for numbered in &records {
+            if numbered.sequence <= last || numbered.sequence > through {
+                session.fail(Violation::Record("sequences do not grow"));
+                return Ok(());
+            }
+            last = numbered.sequence;
+        }
+        if through < last {
+            session.fail(Violation::Record("sequences do not grow"));
+            return Ok(());
+        }
+        session.inn.received = through;
+        if let Some(knowledge) = complete {
+            session.inn.complete = Some((through, knowledge));
+        }
+        for Numbered { sequence, record } in records {
+            self.offered(id, sequence, record)?;
+        }
+        Ok(())
+    }
+
+    fn offered(&mut self, id: SessionId, sequence: u64, record: crate::record::Record) -> Result<(), StoreError> {
+        let ours = self.known(&self.meta.device);
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        if record.version.counter(&self.meta.device) > ours {
+            session.fail(Violation::Record("a write of this replica that it never made: was its state restored from a backup?"));
+            return Ok(());
+        }
+        if !self.meta.fences.admit(&record) {
+            self.refuse(id, sequence, &record.path);
+            return Ok(());
+        }
+        let key = (record.path.clone(), id);
+        let first = self.pending.get(&key).map_or(sequence, |pending| pending.sequence);
+        self.pending.insert(key, Pending::new(record, first));
+        Ok(())
+    }
+
+    /// Will not take a version of a stale epoch, and says so. Nothing from here on is acknowledged.
+    pub(super) fn refuse(&mut self, id: SessionId, sequence: u64, path: &RelPath) {
+        let epoch = self.meta.fences.epoch();
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let earliest = session.inn.refused.map_or(sequence, |refused| refused.min(sequence));
+            session.inn.refused = Some(earliest);
+            if session.control.len() < RECORDS_MAX * BATCHES_MAX {
+                session.control.push_back(Message::Refused { path: path.clone(), epoch });
+            }
+        }
+        self.refused += 1;
+        self.event(Event::Refused(path.clone()));
+    }
+
+    fn ack(&mut self, id: SessionId, index: IndexId, durable: u64, taken: u64) -> Result<(), StoreError> {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        if index != self.meta.index {
+            return Ok(());
+        }
+        if durable > taken || session.out.cursor.is_none_or(|cursor| taken > cursor) {
+            session.fail(Violation::Record("an acknowledgement of what was not sent"));
+            return Ok(());
+        }
+        let mut acked = None;
+        // A batch stays listed until it is durable; those that are taken no longer count against the window.
+        while session.out.batches.front().is_some_and(|batch| batch.through <= durable) {
+            let batch = session.out.batches.pop_front().expect("the front was just looked at");
+            acked = batch.complete.then_some(batch.through).or(acked);
+        }
+        session.out.batches.iter_mut().filter(|batch| batch.through <= taken).for_each(|batch| batch.taken = true);
+        if let Some(sequence) = acked {
+            let peer = session.peer.expect("acknowledgements come after Hello");
+            let mut state = self.index.peer(&peer)?;
+            if state.ours != Some(index) || state.acked < sequence {
+                (state.ours, state.acked) = (Some(index), sequence);
+                // Committed with whatever comes next: after a crash the peer simply says it again.
+                self.index.put_peer(&peer, &state)?;
+                self.event(Event::Acked { device: peer, sequence });
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message for a session's stream. Ask again until there is none, whenever the stream can take one.
+    ///
+    /// # Errors
+    /// If the directory or the index fails.
+    pub fn poll(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
+        let message = self.next_message(id)?;
+        if message.is_some()
+            && let Some(session) = self.sessions.get_mut(&id)
+        {
+            session.last_sent_ms = self.now_ms;
+        }
+        Ok(message)
+    }
+
+    fn next_message(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
+        // What is told to a peer must survive a crash of ours: a sequence is never given out twice.
+        self.commit()?;
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
+        if let Some(violation) = &session.ended {
+            let silent = std::mem::replace(&mut session.farewell, true);
+            let mut reason = violation.to_string();
+            reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
+            return Ok((!silent).then_some(Message::Bye(reason)));
+        }
+        if !session.greeted {
+            session.greeted = true;
+            let fences = self.meta.fences.iter().cloned().collect();
+            let crate::index::Meta { folder, device, index, .. } = self.meta;
+            return Ok(Some(Message::Hello { version: VERSION, folder, device, index, fences }));
+        }
+        if let Some(message) = session.control.pop_front() {
+            return Ok(Some(message));
+        }
+        if let Some(ack) = self.next_ack(id) {
+            return Ok(Some(ack));
+        }
+        let session = self.sessions.get_mut(&id).expect("the session was found above");
+        if let Some(want) = session.wants.poll() {
+            return Ok(Some(want));
+        }
+        if let Some(hash) = session.serve.pop_front() {
+            return self.serve(&hash).map(Some);
+        }
+        if let Some(batch) = self.next_batch(id)? {
+            return Ok(Some(batch));
+        }
+        let session = self.sessions.get_mut(&id).expect("the session was found above");
+        let due = self.now_ms >= session.last_sent_ms + PING_AFTER_MS;
+        Ok(due.then_some(Message::Ping))
+    }
+
+    fn next_ack(&mut self, id: SessionId) -> Option<Message> {
+        let weighty = self.pending.iter().filter(|((_, from), pending)| *from == id && pending.is_weighty());
+        let roomy = weighty.take(PENDING_MAX).count() < PENDING_MAX;
+        let session = self.sessions.get_mut(&id)?;
+        let inn = &mut session.inn;
+        if roomy {
+            inn.taken = inn.received;
+        }
+        let ack = (inn.durable, inn.taken);
+        let index = inn.index.filter(|_| ack != inn.acked)?;
+        inn.acked = ack;
+        Some(Message::Ack { index, durable: ack.0, taken: ack.1 })
+    }
+
+    fn next_batch(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        let Some(cursor) = session.out.cursor else { return Ok(None) };
+        if session.out.batches.iter().filter(|batch| !batch.taken).count() >= BATCHES_MAX {
+            return Ok(None);
+        }
+        let now = (self.meta.sequence, &self.meta.knowledge);
+        if session.out.told.as_ref().is_some_and(|(sequence, knowledge)| (*sequence, knowledge) == now) {
+            return Ok(None);
+        }
+        let entries = self.index.since(cursor, RECORDS_MAX)?;
+        let (mut through, mut bytes) = (cursor, 0);
+        let mut records = Vec::new();
+        let mut exhausted = entries.len() < RECORDS_MAX;
+        for entry in entries {
+            if bytes > BATCH_BYTES {
+                exhausted = false;
+                break;
+            }
+            through = entry.sequence;
+            // What the peer has seen needs no telling; what stands here against the fence is not told to anyone.
+            if entry.stale || session.inn.knowledge.covers(&entry.record.version) {
+                continue;
+            }
+            let chunks = entry.record.kind.content().map_or(0, |content| content.chunks().len());
+            bytes += 128 + entry.record.path.as_bytes().len() + chunks * 36 + entry.record.version.len() * 40;
+            records.push(Numbered { sequence: entry.sequence, record: entry.record });
+        }
+        let complete = exhausted && self.stale == 0;
+        if exhausted {
+            through = self.meta.sequence;
+        }
+        let knowledge = if complete { self.meta.knowledge.clone() } else { VersionVector::default() };
+        session.out.cursor = Some(through);
+        if exhausted {
+            session.out.told = Some((self.meta.sequence, self.meta.knowledge.clone()));
+        }
+        session.out.batches.push_back(Batch { through, complete, taken: false });
+        Ok(Some(Message::Records { index: self.meta.index, records, through, knowledge, complete }))
+    }
+
+    /// Reads a chunk for a peer. If it is not where the index says, that file has changed: it is looked at again, and
+    /// its newer version will reach the peer.
+    fn serve(&mut self, hash: &ContentHash) -> Result<Message, StoreError> {
+        for place in self.index.locate(hash)? {
+            let chunk = Chunk { hash: *hash, length: place.length };
+            match self.disk.read_chunk(&place.path, place.offset, &chunk) {
+                Ok(Some(bytes)) => return Ok(Message::Chunk { hash: *hash, bytes }),
+                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                _ => self.look_again(&place.path)?,
+            }
+        }
+        Ok(Message::Gone(*hash))
+    }
+
+    fn look_again(&mut self, path: &RelPath) -> Result<(), StoreError> {
+        self.observe_now(path)?;
+        self.commit()
+    }
+
+    /// After pending versions became durable: how far every peer's index is taken over now.
+    pub(super) fn advance(&mut self) -> Result<(), StoreError> {
+        let ids: Vec<_> = self.sessions.keys().copied().collect();
+        for id in ids {
+            let mine = self.pending.iter().filter(|((_, from), _)| *from == id);
+            let (count, first) =
+                mine.fold((0, u64::MAX), |(count, first), (_, pending)| (count + 1, first.min(pending.sequence)));
+            let session = self.sessions.get_mut(&id).expect("the key was just listed");
+            if count > WAITING_MAX {
+                session.fail(Violation::Excess("versions that wait for something that does not come"));
+            }
+            let (Some(peer), Some(index)) = (session.peer, session.inn.index) else { continue };
+            let bound = first.min(session.inn.refused.unwrap_or(u64::MAX)) - 1;
+            let durable = session.inn.received.min(bound);
+            let complete = session.inn.complete.take_if(|(through, _)| *through <= durable);
+            if durable == session.inn.durable && complete.is_none() || session.ended.is_some() {
+                continue;
+            }
+            session.inn.durable = durable;
+            let from_zero = session.inn.from_zero;
+            let mut state = self.index.peer(&peer)?;
+            (state.theirs, state.have) = (Some(index), durable);
+            self.index.put_peer(&peer, &state)?;
+            self.uncommitted = true;
+            if let Some((through, knowledge)) = complete {
+                session.inn.knowledge = session.inn.knowledge.merged(&knowledge);
+                self.meta.knowledge = self.meta.knowledge.merged(&knowledge);
+                self.meta.knowledge.raise(peer, through);
+                if from_zero {
+                    self.drop_stale()?;
+                }
+            }
+        }
+        self.commit()
+    }
+
+    pub(super) fn close(&mut self, id: SessionId) {
+        if let Some(peer) = self.sessions.remove(&id).and_then(|session| session.peer) {
+            self.event(Event::Disconnected(peer));
+        }
+        self.forget_offers(id);
+    }
+
+    pub(super) fn end_silent_sessions(&mut self) {
+        for session in self.sessions.values_mut() {
+            if self.now_ms >= session.last_heard_ms + SILENCE_MAX_MS {
+                session.fail(Violation::Silent(SILENCE_MAX_MS / 1000));
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Taking, leaving and losing the lease. The fence is durable before anything is done because of it.
+
+use crate::device::IndexId;
+use crate::disk::Disk;
+use crate::error::{FenceError, StoreError};
+use crate::fence::{Fence, SplitEpoch};
+use crate::index::{Entry, Index, IndexError, PeerState};
+use crate::record::VersionVector;
+use crate::status::{Event, Role};
+
+use super::Engine;
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// Becomes the one writer under `epoch`. What this replica has now is the base that this epoch builds on.
+    ///
+    /// # Errors
+    /// [`FenceError::Stale`] if a higher epoch was seen, or this one with another holder; [`FenceError::Resyncing`]
+    /// if this replica lost a lease and has not taken the current versions back yet.
+    pub fn hold(&mut self, epoch: u64) -> Result<(), FenceError> {
+        if epoch == 0 {
+            return Err(FenceError::Zero);
+        }
+        self.check_hold(epoch)?;
+        self.scan()?;
+        if self.meta.fences.epoch() < epoch {
+            self.restamp(epoch)?;
+            let mut base = self.meta.knowledge.clone();
+            base.raise(self.meta.device, self.meta.sequence);
+            self.meta.fences.insert(Fence { epoch, holder: self.meta.device, base });
+        }
+        self.meta.role = Role::Holder;
+        self.uncommitted = true;
+        self.commit()?;
+        self.restate(false)?;
+        Ok(())
+    }
+
+    /// Stops being the writer: local edits from now on are undone, if the folder was ever leased.
+    ///
+    /// # Errors
+    /// If the directory or the index fails.
+    pub fn follow(&mut self) -> Result<(), FenceError> {
+        self.scan()?;
+        self.meta.role = Role::Follower;
+        self.uncommitted = true;
+        self.commit()?;
+        Ok(())
+    }
+
+    fn check_hold(&self, epoch: u64) -> Result<(), FenceError> {
+        if let Some(current) = self.meta.fences.current() {
+            let (seen, holder) = (current.epoch, current.holder);
+            if seen > epoch || seen == epoch && holder != self.meta.device {
+                return Err(FenceError::Stale { asked: epoch, seen, holder });
+            }
+        }
+        if self.stale > 0 { Err(FenceError::Resyncing(self.stale)) } else { Ok(()) }
+    }
+
+    /// Versions that came in a delta that was cut off are not covered by this replica's knowledge: they are written
+    /// anew under the coming epoch, so that the base says exactly what belongs to it.
+    fn restamp(&mut self, epoch: u64) -> Result<(), StoreError> {
+        let mut outside = Vec::new();
+        let known = |entry: &Entry, device, sequence| {
+            let record = &entry.record;
+            record.by == device && record.counter() <= sequence || record.is_known_to(&self.meta.knowledge)
+        };
+        self.each_entry(|entry| {
+            if !known(entry, self.meta.device, self.meta.sequence) {
+                outside.push(entry.clone());
+            }
+        })?;
+        for mut entry in outside {
+            entry.sequence = self.next_sequence();
+            entry.record.version.raise(self.meta.device, entry.sequence);
+            (entry.record.by, entry.record.epoch) = (self.meta.device, epoch);
+            self.put_entry(&entry)?;
+        }
+        Ok(())
+    }
+
+    /// Learns of takeovers. What this replica wrote or carries against them is set aside.
+    pub(super) fn adopt(&mut self, fences: &[Fence]) -> Result<Result<(), SplitEpoch>, StoreError> {
+        let mut merged = self.meta.fences.clone();
+        match merged.merge(fences) {
+            Err(split) => return Ok(Err(split)),
+            Ok(false) => return Ok(Ok(())),
+            Ok(true) => {}
+        }
+        // Edits that were not looked at yet were made under the old epoch: they get their versions first.
+        self.scan()?;
+        let before = self.meta.fences.epoch();
+        self.meta.fences = merged;
+        let current = self.meta.fences.current().cloned().expect("something was merged");
+        if current.epoch > before {
+            if current.holder != self.meta.device {
+                self.meta.role = Role::Follower;
+            }
+            self.event(Event::Fenced { epoch: current.epoch, holder: current.holder });
+        }
+        self.uncommitted = true;
+        self.commit()?;
+        let afresh = self.retire()?;
+        self.restate(afresh)?;
+        Ok(Ok(()))
+    }
+
+    /// Sets every inadmissible version aside and begins a new life of the index. It stays visible until a peer has
+    /// given what belongs there.
+    fn retire(&mut self) -> Result<bool, StoreError> {
+        let mut tail = Vec::new();
+        self.each_entry(|entry| {
+            if !entry.stale && !self.meta.fences.admit(&entry.record) {
+                tail.push(entry.clone());
+            }
+        })?;
+        if tail.is_empty() {
+            return Ok(false);
+        }
+        for mut entry in tail {
+            let path = entry.record.path.clone();
+            self.pending.remove(&(path.clone(), super::OWN));
+            if entry.seen.is_none() || !entry.record.kind.is_live() {
+                self.index.forget(&path)?;
+                continue;
+            }
+            entry.seen = if entry.record.kind.is_dir() { entry.seen } else { self.set_aside(&path)? };
+            if entry.seen.is_none() {
+                self.index.forget(&path)?;
+                continue;
+            }
+            entry.stale = true;
+            self.stale += 1;
+            self.put_entry(&entry)?;
+        }
+        self.begin_index()?;
+        Ok(true)
+    }
+
+    /// Sequences stay unique, but what peers were told before is void, and they are asked for everything again.
+    fn begin_index(&mut self) -> Result<(), StoreError> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.meta.device.as_bytes()).update(&self.meta.index.0.to_le_bytes());
+        hasher.update(&self.next_sequence().to_le_bytes());
+        let word = hasher.finalize().as_bytes()[..8].try_into().expect("a hash has more than eight bytes");
+        self.meta.index = IndexId(u64::from_le_bytes(word));
+        self.meta.knowledge = VersionVector::default();
+        for (device, _) in self.index.peers()? {
+            self.index.put_peer(&device, &PeerState::default())?;
+        }
+        self.commit()
+    }
+
+    /// A peer that is itself current has told everything: what still stands in a stale version has no other.
+    pub(super) fn drop_stale(&mut self) -> Result<(), StoreError> {
+        if self.stale == 0 {
+            return Ok(());
+        }
+        for entry in self.stale_entries()?.into_iter().rev() {
+            let path = &entry.record.path;
+            let removed = match (self.stat(path)?, entry.seen) {
+                (Some(stat), _) if stat.kind == crate::disk::FileKind::Dir => self.disk.remove(path, &stat),
+                (Some(_), Some(seen)) => self.disk.remove(path, &seen),
+                _ => Ok(()),
+            };
+            match removed {
+                Ok(()) => {
+                    self.index.forget(path)?;
+                    self.stale -= 1;
+                    self.uncommitted = true;
+                }
+                Err(error) => drop(self.unclear(&entry.record.path, error)?),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn stale_entries(&self) -> Result<Vec<Entry>, IndexError> {
+        let mut stale = Vec::new();
+        self.each_entry(|entry| {
+            if entry.stale {
+                stale.push(entry.clone());
+            }
+        })?;
+        Ok(stale)
+    }
+}

@@ -1,0 +1,361 @@
+//! Local changes: what stands on the disk is compared with the index, and what differs becomes a new version of this
+//! replica, or, on a follower of a leased folder, is set aside and undone.
+//!
+//! Absence is evidence of a deletion only where a directory could be read completely and the root is there.
+
+use crate::disk::{Disk, DiskError, FileKind, Keep, Stat};
+use crate::error::{StoreError, Unfit};
+use crate::index::{Entry, Index};
+use crate::path::RelPath;
+use crate::record::{FILE_CHUNKS_MAX, Kind, VECTOR_DEVICES_MAX};
+use crate::status::{Event, ScanReport};
+
+use super::Engine;
+
+/// What an entry turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Observed {
+    Same,
+    Changed,
+    Deleted,
+    /// It could not be taken up; it keeps its last version.
+    Unclear,
+}
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// Walks the whole directory, takes up what changed, and commits.
+    ///
+    /// # Errors
+    /// If the directory is not there, or the index fails; nothing is deleted then.
+    pub fn scan(&mut self) -> Result<ScanReport, StoreError> {
+        self.disk.check_root()?;
+        let mut report = ScanReport::default();
+        let mut unread = Vec::new();
+        let mut present = Vec::new();
+        self.problems.clear();
+        self.walk(None, &mut present, &mut unread)?;
+        self.take_up(&present, &mut report)?;
+        present.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut gone = Vec::new();
+        self.each_entry(|entry| {
+            let path = &entry.record.path;
+            let stands = present.binary_search_by(|(other, _)| other.cmp(path)).is_ok();
+            let hidden = unread.iter().any(|dir: &Option<RelPath>| dir.as_ref().is_none_or(|dir| path.is_below(dir)));
+            if entry.record.kind.is_live() && !stands && !hidden {
+                gone.push(path.clone());
+            }
+        })?;
+        self.take_up_gone(gone, &mut report)?;
+        self.commit()?;
+        report.problems = self.problems();
+        Ok(report)
+    }
+
+    /// The same for one path and what is below it, without committing.
+    pub(super) fn scan_path(&mut self, path: &RelPath) -> Result<ScanReport, StoreError> {
+        let mut report = ScanReport::default();
+        let stat = match self.stat(path) {
+            Ok(stat) => stat,
+            Err(error) => return self.unclear(path, error).map(|_| report),
+        };
+        let (mut present, mut unread) = (Vec::new(), Vec::new());
+        if let Some(stat) = stat {
+            present.push((path.clone(), stat));
+            if stat.kind == FileKind::Dir {
+                self.walk(Some(path), &mut present, &mut unread)?;
+            }
+        }
+        self.take_up(&present, &mut report)?;
+        let mut known: Vec<_> = self.index.below(path)?.into_iter().map(|entry| entry.record.path).collect();
+        known.push(path.clone());
+        present.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        known.retain(|path| {
+            let stands = present.binary_search_by(|(other, _)| other.cmp(path)).is_ok();
+            !stands && !unread.iter().any(|dir| dir.as_ref().is_none_or(|dir| path.is_below(dir)))
+        });
+        known.sort_unstable();
+        self.take_up_gone(known, &mut report)?;
+        Ok(report)
+    }
+
+    fn take_up(&mut self, present: &[(RelPath, Stat)], report: &mut ScanReport) -> Result<(), StoreError> {
+        for (path, stat) in present {
+            report.seen += 1;
+            if self.observe(path, Some(*stat))? == Observed::Changed {
+                report.changed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Children before their directories, so that a peer can apply deletions in this order. Whatever the listing
+    /// said, an entry is gone only if it is still not there now.
+    fn take_up_gone(&mut self, gone: Vec<RelPath>, report: &mut ScanReport) -> Result<(), StoreError> {
+        for path in gone.into_iter().rev() {
+            if self.observe_now(&path)? == Observed::Deleted {
+                report.deleted += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn walk(
+        &mut self,
+        dir: Option<&RelPath>,
+        present: &mut Vec<(RelPath, Stat)>,
+        unread: &mut Vec<Option<RelPath>>,
+    ) -> Result<(), StoreError> {
+        let mut todo = vec![dir.cloned()];
+        while let Some(dir) = todo.pop() {
+            match self.disk.list(dir.as_ref()) {
+                Ok(listing) => {
+                    for problem in listing.problems {
+                        self.problem(problem.path.as_ref(), problem.what);
+                    }
+                    let dirs = listing.entries.iter().filter(|(_, stat)| stat.kind == FileKind::Dir);
+                    todo.extend(dirs.map(|(path, _)| Some(path.clone())));
+                    present.extend(listing.entries);
+                }
+                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                // Gone since its parent was listed: the event for that is on its way, or the next scan sees it.
+                Err(error) => {
+                    self.problem(dir.as_ref(), format!("cannot list the directory: {error}"));
+                    dir.iter().for_each(|dir| self.unsettle(dir));
+                    unread.push(dir);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one path now.
+    pub(super) fn observe_now(&mut self, path: &RelPath) -> Result<Observed, StoreError> {
+        match self.stat(path) {
+            Ok(stat) => self.observe(path, stat),
+            Err(error) => self.unclear(path, error),
+        }
+    }
+
+    /// What stands at the path; something without a parent directory is simply not there.
+    pub(super) fn stat(&mut self, path: &RelPath) -> Result<Option<Stat>, DiskError> {
+        match self.disk.stat(path) {
+            Err(DiskError::NoParent) => Ok(None),
+            other => other,
+        }
+    }
+
+    fn observe(&mut self, path: &RelPath, stat: Option<Stat>) -> Result<Observed, StoreError> {
+        let entry = self.index.entry(path)?;
+        let Some(stat) = stat else {
+            self.solved(path);
+            return match entry {
+                Some(entry) if entry.record.kind.is_live() => self.observe_absence(entry),
+                _ => Ok(Observed::Same),
+            };
+        };
+        if entry.as_ref().is_some_and(|entry| is_unchanged(entry, &stat)) || self.is_set_aside(path, &stat) {
+            return Ok(Observed::Same);
+        }
+        let (kind, stat) = match self.read_kind(path, &stat, entry.as_ref()) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(Observed::Unclear),
+            Err(error) => return self.unclear(path, error),
+        };
+        self.solved(path);
+        match entry {
+            Some(mut entry) if entry.record.kind == kind => {
+                let restored = entry.seen.is_none();
+                entry.seen = Some(stat);
+                self.put_entry(&entry)?;
+                if restored {
+                    self.pending.remove(&(path.clone(), super::OWN));
+                }
+                Ok(Observed::Same)
+            }
+            entry if self.is_undoing() || entry.as_ref().is_some_and(|entry| entry.stale) => {
+                self.undo(path, entry, &stat).map(|()| Observed::Changed)
+            }
+            entry => self.publish_own(path, entry, kind, stat),
+        }
+    }
+
+    fn publish_own(
+        &mut self,
+        path: &RelPath,
+        entry: Option<Entry>,
+        kind: Kind,
+        stat: Stat,
+    ) -> Result<Observed, StoreError> {
+        let record = self.own_version(entry.as_ref().map(|entry| &entry.record), path, kind);
+        if let Some(unfit) = unfit(&record) {
+            self.problem(Some(path), unfit);
+            return Ok(Observed::Unclear);
+        }
+        self.put(record, Some(stat))?;
+        self.event(Event::Changed(path.clone()));
+        Ok(Observed::Changed)
+    }
+
+    fn observe_absence(&mut self, mut entry: Entry) -> Result<Observed, StoreError> {
+        let path = entry.record.path.clone();
+        if entry.stale {
+            self.index.forget(&path)?;
+            self.uncommitted = true;
+            self.stale -= 1;
+            return Ok(Observed::Same);
+        }
+        if entry.seen.is_none() || self.is_undoing() {
+            entry.seen = None;
+            self.put_entry(&entry)?;
+            self.restore(entry.record, None);
+            return Ok(Observed::Same);
+        }
+        let record = self.own_version(Some(&entry.record), &path, Kind::Deleted);
+        if let Some(unfit) = unfit(&record) {
+            self.problem(Some(&path), unfit);
+            return Ok(Observed::Unclear);
+        }
+        self.put(record, None)?;
+        self.event(Event::Changed(path));
+        Ok(Observed::Deleted)
+    }
+
+    /// A local edit that may not be: kept aside, then what was replicated is put back.
+    fn undo(&mut self, path: &RelPath, entry: Option<Entry>, stat: &Stat) -> Result<(), StoreError> {
+        if let (Some(entry), FileKind::Dir) = (&entry, stat.kind)
+            && let Kind::Dir { mode } = entry.record.kind
+        {
+            let seen = self.disk.make_dir(path, mode)?;
+            return self.put_entry(&Entry { seen: Some(seen), ..entry.clone() });
+        }
+        if stat.kind == FileKind::Dir {
+            // An unreplicated directory goes once its entries are set aside; an empty one holds nothing to keep.
+            return match self.disk.remove(path, stat) {
+                Ok(()) => self.restore_over(entry),
+                Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                Err(_) => self.undo_below(path, entry),
+            };
+        }
+        let Some(stat) = self.set_aside(path)? else { return Ok(()) };
+        match entry {
+            Some(mut entry) if entry.stale => {
+                entry.seen = Some(stat);
+                self.put_entry(&entry)
+            }
+            // The edit stays visible until its replacement is complete: no reader ever finds nothing.
+            Some(mut entry) if entry.record.kind.is_live() => {
+                entry.seen = None;
+                self.put_entry(&entry)?;
+                self.restore(entry.record, Some(stat));
+                Ok(())
+            }
+            _ => match self.disk.remove(path, &stat) {
+                Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn undo_below(&mut self, dir: &RelPath, entry: Option<Entry>) -> Result<(), StoreError> {
+        let (mut present, mut unread) = (Vec::new(), Vec::new());
+        self.walk(Some(dir), &mut present, &mut unread)?;
+        present.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        for (path, stat) in present {
+            match stat.kind {
+                FileKind::Dir => drop(self.disk.remove(&path, &stat)),
+                _ => drop(self.observe(&path, Some(stat))?),
+            }
+        }
+        match self.stat(dir)? {
+            Some(stat) if self.disk.remove(dir, &stat).is_ok() => self.restore_over(entry),
+            _ => Ok(()),
+        }
+    }
+
+    fn restore_over(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
+        if let Some(mut entry) = entry.filter(|entry| entry.record.kind.is_live()) {
+            entry.seen = None;
+            self.put_entry(&entry)?;
+            self.restore(entry.record, None);
+        }
+        Ok(())
+    }
+
+    /// Gives what stands at a path a second name under `aside/`. Returns its fingerprint after that, or `None` if
+    /// there is nothing any more.
+    pub(super) fn set_aside(&mut self, path: &RelPath) -> Result<Option<Stat>, StoreError> {
+        self.meta.asides += 1;
+        let (device, epoch) = (self.meta.device.short(), self.meta.fences.epoch());
+        let folder = format!("{device}-{epoch}-{}", self.meta.asides);
+        self.uncommitted = true;
+        match self.disk.keep(path, &Keep::Aside(folder)) {
+            Ok(kept_as) => {
+                self.event(Event::SetAside { path: path.clone(), kept_as });
+                Ok(self.stat(path)?)
+            }
+            Err(DiskError::Changed | DiskError::NoParent) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read_kind(
+        &mut self,
+        path: &RelPath,
+        stat: &Stat,
+        entry: Option<&Entry>,
+    ) -> Result<Option<(Kind, Stat)>, DiskError> {
+        Ok(match stat.kind {
+            FileKind::Dir => Some((Kind::Dir { mode: stat.mode }, *stat)),
+            FileKind::Symlink => Some((Kind::Symlink { target: self.disk.link_target(path)? }, *stat)),
+            FileKind::Special => {
+                self.problem(Some(path), "a socket, pipe or device: never replicated");
+                None
+            }
+            FileKind::File => {
+                let reading = self.disk.read(path, stat)?;
+                let mut mtime_ns = reading.mtime_ns;
+                if let Some(Kind::File { mtime_ns: before, content, .. }) = entry.map(|entry| &entry.record.kind)
+                    && reading.cut
+                    && *content == reading.content
+                {
+                    mtime_ns = *before;
+                }
+                Some((Kind::File { mode: reading.stat.mode, mtime_ns, content: reading.content }, reading.stat))
+            }
+        })
+    }
+
+    /// Remembers why a path could not be taken up; only a dead disk or a missing root goes further.
+    pub(super) fn unclear(&mut self, path: &RelPath, error: DiskError) -> Result<Observed, StoreError> {
+        match error {
+            DiskError::Dead(_) | DiskError::Root(_) => Err(error.into()),
+            DiskError::Changed => {
+                self.unsettle(path);
+                Ok(Observed::Unclear)
+            }
+            error => {
+                if matches!(error, DiskError::Busy(_)) {
+                    self.unsettle(path);
+                }
+                self.problem(Some(path), error);
+                Ok(Observed::Unclear)
+            }
+        }
+    }
+}
+
+/// Whether what stands there is what the index has seen. A directory's times change with its entries: only its
+/// permission bits are its own.
+pub(super) fn is_unchanged(entry: &Entry, stat: &Stat) -> bool {
+    match (&entry.record.kind, stat.kind) {
+        (Kind::Dir { mode }, FileKind::Dir) => *mode == stat.mode && entry.seen.is_some(),
+        _ => entry.record.kind.is_live() && entry.seen.as_ref() == Some(stat),
+    }
+}
+
+fn unfit(record: &crate::record::Record) -> Option<Unfit> {
+    if record.version.len() > VECTOR_DEVICES_MAX {
+        return Some(Unfit::TooManyDevices);
+    }
+    record.kind.content().filter(|content| content.chunks().len() > FILE_CHUNKS_MAX).map(|_| Unfit::TooLarge)
+}
