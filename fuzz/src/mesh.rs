@@ -214,7 +214,11 @@ pub fn control_seeds() -> Vec<Seed> {
         ("peers", encoded(&Control::Peers(peers))),
         ("enrolled", encoded(&Control::Enrolled(Box::new(issued_membership())))),
         ("refused", encoded(&Control::Refused(Refusal::TicketUsed))),
-        ("opening", Opening { index: 9, unix_ms: 1_700_000_000_000, ciphers: CIPHER_AES_256_GCM }.encode()),
+        (
+            "opening",
+            Opening { index: 9, unix_ms: 1_700_000_000_000, ciphers: CIPHER_AES_256_GCM, recipient: 77 }
+                .encode(),
+        ),
         ("hello_claims", hello(Credential::Claims)),
         ("hello_membership", hello(Credential::Membership(issued_membership()))),
         ("hello_ticket", hello(Credential::Ticket(issued_ticket()))),

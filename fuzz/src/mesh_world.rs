@@ -2,7 +2,7 @@
 //! stranger, and how time passes. The world checks what a mesh engine promises.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use meshnet::engine::{Engine, Input as Event, Output};
@@ -36,6 +36,8 @@ fn play(data: &[u8]) -> World {
     world.come_to_rest();
     world
 }
+
+const STRANGER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 666);
 
 struct World {
     now: Duration,
@@ -173,16 +175,19 @@ impl World {
         let Some(last) = self.recorded.len().checked_sub(1) else { return };
         let (at, bytes) = self.recorded[last - back % self.recorded.len()].clone();
         self.stranger(at, &bytes);
+        // The other node never saw it: it may answer a first message that names nobody, and delivers nothing.
+        let delivered = self.packets_delivered.len();
+        self.handle(1 - at, Event::Datagram { from: STRANGER, bytes: &bytes });
+        assert_eq!(self.packets_delivered.len(), delivered, "a datagram was delivered to the wrong node");
     }
 
     /// Whatever a stranger sends here changes nothing that anybody could see.
     fn stranger(&mut self, at: usize, bytes: &[u8]) {
         let (delivered, sent) = (self.packets_delivered.len(), self.under_way.len());
-        let from = SocketAddr::from(([203, 0, 113, 66], 666));
-        self.handle(at, Event::Datagram { from, bytes });
+        self.handle(at, Event::Datagram { from: STRANGER, bytes });
         assert_eq!(self.packets_delivered.len(), delivered, "a stranger's datagram was delivered");
         assert!(
-            self.under_way.iter().skip(sent).all(|datagram| datagram.to != from),
+            self.under_way.iter().skip(sent).all(|datagram| datagram.to != STRANGER),
             "a stranger got an answer"
         );
     }
