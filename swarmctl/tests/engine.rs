@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use swarmctl::cluster::{Availability, Mode, NodeStatus, Protocol, Publish, Replicas, Role, SwarmState, TaskState};
+use swarmctl::cluster::{
+    Availability, Mode, NodeStatus, Protocol, Publish, Replicas, Role, SwarmState, TaskState,
+};
 use swarmctl::error::ListError;
 use swarmctl::{Endpoint, Swarm};
 
@@ -35,7 +37,18 @@ impl Engine {
         let log = std::fs::File::create(dir.join("log")).expect("the temporary directory is writable");
         let process = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{netns}"))
-            .args(["unshare", "-m", "-u", "-p", "--fork", "--mount-proc", "--kill-child", "sh", "-c", &script])
+            .args([
+                "unshare",
+                "-m",
+                "-u",
+                "-p",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+                "sh",
+                "-c",
+                &script,
+            ])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file handle can be duplicated"))
             .stderr(log)
@@ -145,7 +158,9 @@ async fn nodes_services_and_tasks_of_a_real_swarm() {
     let missing = missing();
     if !missing.is_empty() {
         assert!(std::env::var_os("CI").is_none(), "CI must have what this test needs; missing: {missing:?}");
-        eprintln!("not run: missing {missing:?} (apt-get install docker.io iptables busybox-static iproute2)");
+        eprintln!(
+            "not run: missing {missing:?} (apt-get install docker.io iptables busybox-static iproute2)"
+        );
         return;
     }
     let mut engine = Engine::start();
@@ -163,14 +178,38 @@ async fn nodes_services_and_tasks_of_a_real_swarm() {
     engine.docker(&["node", "update", "--label-add", "location=home", &engine.netns]);
     let common = ["service", "create", "--no-resolve-image", "-q", "-d", "--endpoint-mode", "dnsrr"];
     let web = [
-        "--name", "web", "--replicas", "2", "--label", "team=a", "--constraint", "node.labels.location==home",
-        "--publish", "mode=host,target=80", "--stop-grace-period", "1s", "busybox:test", "/bin/busybox", "sleep", "600",
+        "--name",
+        "web",
+        "--replicas",
+        "2",
+        "--label",
+        "team=a",
+        "--constraint",
+        "node.labels.location==home",
+        "--publish",
+        "mode=host,target=80",
+        "--stop-grace-period",
+        "1s",
+        "busybox:test",
+        "/bin/busybox",
+        "sleep",
+        "600",
     ];
     engine.docker(&[&common[..], &web[..]].concat());
-    let nowhere = ["--name", "nowhere", "--constraint", "node.labels.location==mars", "busybox:test", "/bin/busybox"];
+    let nowhere =
+        ["--name", "nowhere", "--constraint", "node.labels.location==mars", "busybox:test", "/bin/busybox"];
     engine.docker(&[&common[..], &nowhere[..]].concat());
-    let failing =
-        ["--name", "failing", "--restart-condition", "none", "busybox:test", "/bin/busybox", "sh", "-c", "exit 127"];
+    let failing = [
+        "--name",
+        "failing",
+        "--restart-condition",
+        "none",
+        "busybox:test",
+        "/bin/busybox",
+        "sh",
+        "-c",
+        "exit 127",
+    ];
     engine.docker(&[&common[..], &failing[..]].concat());
 
     a_node_is_listed_with_all_that_is_known(&swarm, &engine).await;
@@ -203,14 +242,20 @@ async fn services_are_listed_with_their_state(swarm: &Swarm) {
     assert_eq!((web.image.as_str(), web.labels["team"].as_str()), ("busybox:test", "a"));
     assert_eq!(web.constraints, ["node.labels.location==home"]);
     let [port] = web.ports[..] else { panic!("{:?}", web.ports) };
-    assert_eq!((port.target, port.published, port.protocol, port.publish), (80, None, Protocol::Tcp, Publish::Host));
+    assert_eq!(
+        (port.target, port.published, port.protocol, port.publish),
+        (80, None, Protocol::Tcp, Publish::Host)
+    );
 }
 
 async fn tasks_say_why_they_do_not_run(swarm: &Swarm) {
     let web = swarm.tasks(Some("web")).await.unwrap();
     let slots: Vec<Option<u64>> = web.iter().map(|task| task.slot).collect();
     assert_eq!(slots, [Some(1), Some(2)]);
-    assert!(web.iter().all(|task| task.state == TaskState::Running && task.error.is_none() && task.node.is_some()));
+    assert!(
+        web.iter()
+            .all(|task| task.state == TaskState::Running && task.error.is_none() && task.node.is_some())
+    );
 
     let unplaced = until(
         "the scheduler gives its reason",

@@ -372,3 +372,93 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+
+    fn engine() -> (Engine, VolumeName, Instant) {
+        let mut engine = Engine::new("home-1".parse().unwrap(), VolumeOptions::default());
+        let volume: VolumeName = "data".parse().unwrap();
+        engine.add(volume.clone(), Takeover::Wait).unwrap();
+        (engine, volume, Instant::now())
+    }
+
+    fn outputs(engine: &mut Engine) -> Vec<Output> {
+        std::iter::from_fn(|| engine.poll()).collect()
+    }
+
+    #[test]
+    fn volumes_are_bounded() {
+        let mut engine = Engine::new("home-1".parse().unwrap(), VolumeOptions::default());
+        for n in 0..VOLUMES_MAX {
+            engine.add(format!("v{n}").parse().unwrap(), Takeover::Wait).unwrap();
+        }
+        let error = engine.add("surplus".parse().unwrap(), Takeover::Wait).unwrap_err();
+        assert!(matches!(error, AddError::TooMany { max: VOLUMES_MAX, .. }));
+    }
+
+    #[test]
+    fn waiting_mounts_are_bounded_and_the_surplus_is_told() {
+        let (mut engine, volume, now) = engine();
+        for n in 0..=MOUNTS_MAX as u64 {
+            let id = format!("c{n}").parse().unwrap();
+            engine.handle(now, Input::Mount { request: n, volume: volume.clone(), id });
+        }
+        let refused: Vec<Output> =
+            outputs(&mut engine).into_iter().filter(|it| matches!(it, Output::Mounted { .. })).collect();
+        let error = MountError::TooMany { volume, max: MOUNTS_MAX };
+        assert_eq!(refused, [Output::Mounted { request: MOUNTS_MAX as u64, result: Err(error) }]);
+    }
+
+    #[test]
+    fn waiting_unmounts_are_bounded_and_the_surplus_is_told() {
+        let (mut engine, volume, now) = engine();
+        for n in 0..=MOUNTS_MAX as u64 {
+            engine.handle(now, Input::Settle { request: n, volume: volume.clone() });
+        }
+        let refused: Vec<Output> =
+            outputs(&mut engine).into_iter().filter(|it| matches!(it, Output::Unmounted { .. })).collect();
+        let error = UnmountError::TooMany { volume, max: MOUNTS_MAX };
+        assert_eq!(refused, [Output::Unmounted { request: MOUNTS_MAX as u64, result: Err(error) }]);
+    }
+
+    #[test]
+    fn nodes_that_are_down_are_bounded() {
+        let (mut engine, _, now) = engine();
+        for n in 0..NODES_DOWN_MAX + 5 {
+            engine.handle(now, Input::NodeDown(format!("n{n}").parse().unwrap()));
+        }
+        assert_eq!(engine.down_since.len(), NODES_DOWN_MAX);
+    }
+
+    #[test]
+    fn answers_to_no_call_or_of_the_wrong_kind_are_counted_and_change_nothing() {
+        let (mut engine, volume, now) = engine();
+        engine.handle(now, Input::Mount { request: 1, volume: volume.clone(), id: "c1".parse().unwrap() });
+        let Some(Output::Backend { op, .. }) = engine.poll() else { panic!("it asks for the epoch first") };
+        for (op, answer) in [
+            (OpId(op.0 + 1), BackendAnswer::SeenEpoch(Ok(7))),
+            (op, BackendAnswer::Opened(Ok("/elsewhere".into()))),
+        ] {
+            engine.handle(now, Input::BackendAnswer { volume: volume.clone(), op, answer });
+        }
+        assert_eq!(outputs(&mut engine), []);
+        assert_eq!(engine.counters().answers_ignored, 2);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character() {
+        let (mut engine, volume, now) = engine();
+        engine.handle(now, Input::Mount { request: 1, volume: volume.clone(), id: "c1".parse().unwrap() });
+        let Some(Output::Backend { op, .. }) = engine.poll() else { panic!("it asks for the epoch first") };
+        let answer = BackendAnswer::SeenEpoch(Err(BackendError::failed("ä".repeat(10_000))));
+        engine.handle(now, Input::BackendAnswer { volume, op, answer });
+        let reason = outputs(&mut engine).into_iter().find_map(|output| match output {
+            Output::Event(Event::Failed { reason, .. }) => Some(reason),
+            _ => None,
+        });
+        assert_eq!(reason.unwrap().chars().count(), 256);
+    }
+}

@@ -330,6 +330,7 @@ impl Volume {
                 let news = Some((by, epoch));
                 let changed = *held != news;
                 *held = news;
+                self.note = None;
                 self.retry_at = Some(cx.now + cx.options.lease_poll);
                 if changed && self.users.wanted() {
                     cx.event(Event::Waiting { volume: self.name.clone(), doing: self.doing() });

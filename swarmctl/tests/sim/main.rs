@@ -17,7 +17,7 @@ fn check(scenario: &str, run: impl Fn(u64)) {
     let parse = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match parse("SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..parse("SEEDS").unwrap_or(150),
+        None => 0..parse("SEEDS").unwrap_or(60),
     };
     for seed in seeds {
         eprintln!("{scenario}: SEED={seed}");
@@ -59,7 +59,7 @@ fn with_takeover_whatever_is_missing_was_announced() {
 #[test]
 fn the_scenarios_reach_what_they_are_about() {
     let mut stats = world::Stats::default();
-    for seed in 0..60 {
+    for seed in 0..40 {
         let takeover = Takeover::NewestReplica { after: Duration::from_secs(20) };
         for takeover in [Takeover::Wait, takeover] {
             let mut world = World::new(seed, 3, takeover, Faults::all(seed));

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use swarmctl::engine::{
-    BackendAnswer, BackendCall, Engine, Event, Input, LeaseAnswer, LeaseCall, OpId, Output, RequestId, Unmounted,
+    BackendAnswer, BackendCall, Engine, Event, Input, LeaseAnswer, LeaseCall, OpId, Output, RequestId,
+    Unmounted,
 };
 use swarmctl::error::{MountError, UnmountError};
 use swarmctl::lease::{self, LeaseError, LeaseState, Release};
@@ -449,11 +450,19 @@ impl World {
             let promised = &self.barriers[barrier.as_str()];
             assert!(promised.is_subset(&node.replica.writes), "mounted without what the barrier names");
         }
+        // A node that is cut off does not know that its lease was taken over, and goes on with what it has.
+        if node.replica.open != Some(self.record.epoch) {
+            assert_ne!(self.takeover, Takeover::Wait, "a writer was passed over though nobody may");
+            return;
+        }
         for (write, writer) in &self.written {
             let announced = self.announced.contains(&self.nodes[*writer].name);
             let excused = self.takeover != Takeover::Wait && announced;
             let present = node.replica.writes.contains(write);
-            assert!(present || excused, "write {write} of node {writer} is missing on node {index}, silently");
+            assert!(
+                present || excused,
+                "write {write} of node {writer} is missing on node {index}, silently"
+            );
         }
     }
 
@@ -489,20 +498,25 @@ impl World {
         };
         let lost = || LeaseError::Unavailable { reason: "no answer".to_owned() };
         let answer = match (granted, call) {
-            (Some(granted), _) => LeaseAnswer::Granted(granted.map_err(LeaseError::from).map(|(after, grant)| {
-                if takes_effect {
-                    assert!(self.epochs.insert(grant.epoch), "epoch {} was granted twice", grant.epoch);
-                    self.stats.taken_over += u64::from(matches!(call, LeaseCall::Takeover { .. }));
-                    record = after;
-                }
-                grant
-            })),
+            (Some(granted), _) => {
+                LeaseAnswer::Granted(granted.map_err(LeaseError::from).map(|(after, grant)| {
+                    if takes_effect {
+                        assert!(self.epochs.insert(grant.epoch), "epoch {} was granted twice", grant.epoch);
+                        self.stats.taken_over += u64::from(matches!(call, LeaseCall::Takeover { .. }));
+                        record = after;
+                    }
+                    grant
+                }))
+            }
             (None, LeaseCall::Release { grant, release }) => {
                 let result = lease::release(&record, grant, release).map_err(LeaseError::from);
                 LeaseAnswer::Released(result.map(|after| {
                     if takes_effect {
                         if matches!(release, Release::Flushed { .. }) {
-                            assert_eq!(self.nodes[node].replica.open, None, "released while still the writer");
+                            assert_eq!(
+                                self.nodes[node].replica.open, None,
+                                "released while still the writer"
+                            );
                         }
                         record = after;
                     }
