@@ -1,5 +1,6 @@
 //! Forwarding over loopback: what reaches the server, what reaches the client, and what happens when a server does not answer.
 #![cfg(feature = "driver")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;
 

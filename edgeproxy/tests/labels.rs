@@ -1,4 +1,5 @@
 //! Label sets as people write them, and the routes and diagnostics that they give.
+#![allow(clippy::unwrap_used)]
 
 use edgeproxy::{Container, Diagnostic, EntryPoint, RouteTable, Snapshot, explain};
 use http::{HeaderMap, Method};

@@ -1,5 +1,6 @@
 //! Hostile bytes at the border: whatever the proxy refuses must never reach a server, and whatever it accepts must reach it as one request.
 #![cfg(feature = "driver")]
+#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
 mod support;
 

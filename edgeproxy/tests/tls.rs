@@ -1,5 +1,6 @@
 //! The TLS entry point: certificates by name, at run time, and the redirect to it.
 #![cfg(feature = "driver")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;
 

@@ -236,9 +236,9 @@ fn change(event: EventMessage) -> Option<Change> {
 /// What the engine says of a container, as the proxy sees it.
 fn container(summary: ContainerSummary, stopping: bool) -> Container {
     let ContainerSummary { id, names, ports, labels, state, status, network_settings, .. } = summary;
-    let name = names.unwrap_or_default().into_iter().map(|name| name.trim_start_matches('/').to_owned());
+    let mut names = names.unwrap_or_default().into_iter().map(|name| name.trim_start_matches('/').to_owned());
     // Links add names with a slash inside.
-    let name = name.filter(|name| !name.contains('/')).next().or(id).unwrap_or_default();
+    let name = names.find(|name| !name.contains('/')).or(id).unwrap_or_default();
     let labels: BTreeMap<String, String> = labels.unwrap_or_default().into_iter().collect();
     let networks = network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     let addresses: BTreeMap<String, IpAddr> = networks

@@ -1,7 +1,7 @@
 //! Owns the meaning of one container's labels: which routers and services it defines. Each container is parsed alone and always to
 //! an end: a label that is not understood becomes a [`Diagnostic`] and harms nothing but what it names.
 //!
-//! Both generations live side by side: [`v1`] (`traefik.frontend.rule=Host:a.example`) and [`v3`] (``traefik.http.routers.a.rule=Host(`a.example`)``,
+//! Both generations live side by side: `v1` (`traefik.frontend.rule=Host:a.example`) and `v3` (``traefik.http.routers.a.rule=Host(`a.example`)``,
 //! the same in Traefik 2). Keys are compared without case, as Traefik does.
 
 mod v1;
