@@ -1,5 +1,6 @@
 //! meshnet: what every packet pays (seal on one node, open on the other, routes and source check included), beside the cipher alone; and
-//! what a new peer pays (the handshake). One core does the work of both nodes.
+//! what a new peer pays (the handshake): one core does the work of both nodes. Last, a TCP stream between two whole nodes of this process,
+//! in-process IP stacks and loopback UDP included: client, both nodes and server share the cores that there are.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use hybrid_benches::noise;
 use ipnet::IpNet;
 use meshnet::engine::routes::Routes;
 use meshnet::engine::{Engine, Input, Output};
-use meshnet::{Config, Entropy, NetworkSecret, Now, PeerConfig, PeerId, SecretKey};
+use meshnet::stack::{Stack, StackConfig, TcpStream};
+use meshnet::{Config, Entropy, Mesh, NetworkSecret, Now, PeerConfig, PeerId, SecretKey};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn main() {
     divan::main();
@@ -78,6 +81,62 @@ fn route(bencher: Bencher<'_, '_>, peers: u16) {
         let n = turn.next().expect("a cycle does not end");
         routes.lookup(black_box(prefix(n).addr()))
     });
+}
+
+const STREAM_BYTES: usize = 16 << 20;
+
+/// 16 MiB over one TCP connection, from stack to stack through the mesh.
+#[divan::bench(sample_count = 20)]
+fn stream(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("threads can be started");
+    let (mut client, mut server, nodes) = runtime.block_on(stream_between_nodes());
+    let [(first, _first_stack), (second, _second_stack)] = nodes;
+    let (block, mut received) = (noise(64 << 10, 1), vec![0; 64 << 10]);
+    bencher.counter(BytesCount::new(STREAM_BYTES)).bench_local(|| {
+        runtime.block_on(async {
+            let send = async {
+                for _ in 0..STREAM_BYTES / block.len() {
+                    client.write_all(&block).await.expect("the connection stands");
+                }
+                client.flush().await.expect("the connection stands");
+            };
+            let receive = async {
+                let mut left = STREAM_BYTES;
+                while left > 0 {
+                    let read = server.read(&mut received).await.expect("the connection stands");
+                    assert!(read > 0, "the connection ended");
+                    left -= read;
+                }
+            };
+            tokio::join!(send, receive);
+        });
+    });
+    runtime.block_on(async { tokio::join!(first.shutdown(), second.shutdown()) });
+}
+
+/// A connection from the second node to the first, and the nodes.
+async fn stream_between_nodes() -> (TcpStream, TcpStream, [(Mesh, Stack); 2]) {
+    let keys = [1, 2].map(|seed| SecretKey::from_bytes([seed; 32]));
+    let config = |at: usize| {
+        let net = IpNet::new([10, 7, 0, at as u8 + 1].into(), 24).expect("the length is in range");
+        let mut config = Config::new(keys[at].clone(), NetworkSecret::from_bytes([9; 32]), net);
+        config.listen = ([127, 0, 0, 1], 0).into();
+        config
+    };
+    let stack = |at: u8| meshnet::stack::new(StackConfig::new([10, 7, 0, at + 1].into(), 24));
+    let (first_stack, device) = stack(0);
+    let first = Mesh::start(config(0), device).await.expect("a free port");
+    let mut second = config(1);
+    second.peers = vec![PeerConfig { endpoint: first.local_addr(), id: Some(first.id()) }];
+    let (second_stack, device) = stack(1);
+    let second = Mesh::start(second, device).await.expect("a free port");
+    second.connected(first.id(), Duration::from_secs(10)).await.expect("loopback loses nothing");
+    let listener = first_stack.listen(80).await.expect("the port is free");
+    let (client, accepted) =
+        tokio::join!(second_stack.connect(([10, 7, 0, 1], 80).into()), listener.accept());
+    let (server, _) = accepted.expect("the client connects");
+    (client.expect("the server listens"), server, [(first, first_stack), (second, second_stack)])
 }
 
 const ADDRESSES: [SocketAddr; 2] = [address(1), address(2)];
