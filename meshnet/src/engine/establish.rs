@@ -24,6 +24,7 @@ use crate::engine::session::{Lifetime, Session};
 use crate::engine::{Engine, Event, PEERS_KNOWN_MAX, Rejection};
 use crate::entropy::draw;
 use crate::key::PeerId;
+use crate::ticket::Ticket;
 use crate::time::Now;
 use crate::wire::control::Control;
 use crate::wire::hello::{CIPHER_AES_256_GCM, Credential, Hello, Opening};
@@ -100,7 +101,8 @@ impl Engine {
 
     /// Answers a first message, if it comes from a member, in time and for the first time.
     pub(super) fn receive_first(&mut self, from: SocketAddr, frame: &Frame<'_>, now: Now) {
-        if self.refused.is_some() {
+        // A node that joins would have to show its ticket, and it shows that to the issuer alone.
+        if self.is_joining() {
             return;
         }
         if !self.gate.allow(from.ip(), now.monotonic) {
@@ -170,7 +172,8 @@ impl Engine {
             self.contacts.forget(&dialled);
             return;
         }
-        let expected = self.contacts.get_mut(&dialled).and_then(|contact| contact.expected);
+        let issuer = self.ticket().map(Ticket::issuer);
+        let expected = issuer.or(self.contacts.get_mut(&dialled).and_then(|contact| contact.expected));
         let admitted = if expected.is_some_and(|expected| expected != hello.id) {
             Err(Rejection::UnexpectedPeer)
         } else {
@@ -331,6 +334,7 @@ impl Engine {
         if is_new {
             self.emit(Event::PeerUp { peer: id, endpoint });
         } else if let Some(from) = moved_from {
+            self.contacts.moved(id, endpoint);
             self.emit(Event::PeerMoved { peer: id, from, to: endpoint });
         }
         if is_new || moved_from.is_some() {

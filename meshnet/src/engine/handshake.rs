@@ -47,16 +47,16 @@ pub(super) struct Keys {
 }
 
 /// The opening side, waiting for the second message.
-pub(super) struct Initiator(HandshakeState);
+pub(super) struct Initiator(Box<HandshakeState>);
 
 /// The opening side, having read the second message.
-pub(super) struct Answered(HandshakeState);
+pub(super) struct Answered(Box<HandshakeState>);
 
 /// The answering side, having read the first message.
-pub(super) struct Opened(HandshakeState);
+pub(super) struct Opened(Box<HandshakeState>);
 
 /// The answering side, waiting for the third message.
-pub(super) struct Responder(HandshakeState);
+pub(super) struct Responder(Box<HandshakeState>);
 
 /// What a message carried: the other side's static key and the payload.
 pub(super) struct Proven {
@@ -72,14 +72,16 @@ impl Identity {
 
     /// Opens a handshake. `ephemeral` is 32 fresh random bytes.
     pub(super) fn initiate(&self, ephemeral: [u8; 32], payload: &[u8], out: &mut Vec<u8>) -> Initiator {
-        let mut state = self.builder(ephemeral).build_initiator().expect("all the pattern needs is given");
+        let initiator = self.builder(ephemeral).build_initiator();
+        let mut state = Box::new(initiator.expect("all the pattern needs is given"));
         write(&mut state, payload, out);
         Initiator(state)
     }
 
     /// Reads a first message. Costs no scalar multiplication.
     pub(super) fn open(&self, ephemeral: [u8; 32], message: &[u8]) -> Result<(Opened, Vec<u8>), Forged> {
-        let mut state = self.builder(ephemeral).build_responder().expect("all the pattern needs is given");
+        let responder = self.builder(ephemeral).build_responder();
+        let mut state = Box::new(responder.expect("all the pattern needs is given"));
         let payload = read(&mut state, message)?;
         Ok((Opened(state), payload))
     }

@@ -275,8 +275,16 @@ impl Engine {
         self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
     }
 
+    /// The ticket of a node that joins: until it has its membership, it talks to the issuer alone.
+    fn ticket(&self) -> Option<&Ticket> {
+        match &self.credential {
+            Credential::Ticket(ticket) => Some(ticket),
+            Credential::Claims | Credential::Membership(_) => None,
+        }
+    }
+
     fn is_joining(&self) -> bool {
-        matches!(self.credential, Credential::Ticket(_))
+        self.ticket().is_some()
     }
 
     fn own_prefixes(&self) -> impl Iterator<Item = IpNet> + '_ {

@@ -62,7 +62,7 @@ mod tests {
         let mut window = ReplayWindow::default();
         assert!(window.accept(WINDOW));
         assert!(window.accept(1), "WINDOW - 1 behind the newest");
-        assert!(window.accept(0 + 1 + BLOCK_BITS));
+        assert!(window.accept(1 + BLOCK_BITS));
         assert!(!window.accept(1));
         assert!(window.accept(WINDOW + 7));
         assert!(!window.accept(2), "too old to tell");

@@ -134,6 +134,9 @@ impl Engine {
         if matches!(finishing, Some(Pending::Unconfirmed(_))) {
             return false;
         }
+        if self.is_joining() && contact.origin == Origin::Hearsay {
+            return false;
+        }
         match contact.peer().and_then(|id| self.peers.get(&id)) {
             Some(peer) if peer.is_up() => peer.endpoint == *endpoint && peer.wants_session(now),
             _ => true,

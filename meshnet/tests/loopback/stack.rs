@@ -10,7 +10,7 @@ use meshnet::stack::{Stack, StackConfig, StackDevice, TcpListener, TcpStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -243,7 +243,7 @@ async fn throughput_of_one_connection() {
     let pair = ipv4(|config| config.mtu = 1280);
     let (mut client, mut server, _listener) = connected(&pair).await;
     let total = 200_000_000;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     tokio::spawn(async move {
         let block = vec![1; 64 * 1024];
         let mut left: usize = total;

@@ -7,23 +7,23 @@ use std::time::Duration;
 use meshnet::wire::{FRAME_MAX, Frame, Kind};
 
 /// In every packet; must never be seen on the wire.
-pub const MARKER: &[u8] = b"THIS-MUST-NEVER-BE-SEEN-ON-THE-WIRE";
+pub(crate) const MARKER: &[u8] = b"THIS-MUST-NEVER-BE-SEEN-ON-THE-WIRE";
 const HEADER: usize = 20;
 
 #[derive(Default)]
-pub struct Check {
+pub(crate) struct Check {
     /// Every packet's source and destination, by its number.
     packets: Vec<(IpAddr, IpAddr)>,
     delivered: BTreeMap<u64, usize>,
     /// Sender, receiving index and counter of every data frame.
     nonces: BTreeSet<(usize, u32, u64)>,
     /// A digest of everything that happened.
-    pub trace: u64,
+    pub(crate) trace: u64,
 }
 
 impl Check {
     /// A packet with its own number.
-    pub fn packet(&mut self, source: IpAddr, destination: IpAddr) -> (u64, Vec<u8>) {
+    pub(crate) fn packet(&mut self, source: IpAddr, destination: IpAddr) -> (u64, Vec<u8>) {
         let number = self.packets.len() as u64;
         self.packets.push((source, destination));
         let mut packet = vec![0; HEADER];
@@ -41,7 +41,7 @@ impl Check {
     }
 
     /// The packet arrives once, at the node it is for.
-    pub fn delivered(&mut self, node: usize, node_ip: IpAddr, packet: &[u8]) {
+    pub(crate) fn delivered(&mut self, node: usize, node_ip: IpAddr, packet: &[u8]) {
         let number = u64::from_le_bytes(packet[HEADER..HEADER + 8].try_into().unwrap());
         let (source, destination) = self.packets[number as usize];
         assert_eq!(packet, self.rebuild(number, source, destination), "packet {number} was altered");
@@ -51,16 +51,16 @@ impl Check {
         self.mix(number);
     }
 
-    pub fn was_delivered(&self, number: u64) -> bool {
+    pub(crate) fn was_delivered(&self, number: u64) -> bool {
         self.delivered.contains_key(&number)
     }
 
-    pub fn deliveries(&self) -> usize {
+    pub(crate) fn deliveries(&self) -> usize {
         self.delivered.len()
     }
 
     /// Nothing readable, nothing oversized, no nonce twice.
-    pub fn transmitted(&mut self, now: Duration, node: usize, to: SocketAddr, bytes: &[u8]) {
+    pub(crate) fn transmitted(&mut self, now: Duration, node: usize, to: SocketAddr, bytes: &[u8]) {
         assert!(bytes.len() <= FRAME_MAX);
         assert!(!bytes.windows(MARKER.len()).any(|part| part == MARKER), "plaintext on the wire");
         let frame = Frame::decode(bytes).expect("what a node sends decodes");

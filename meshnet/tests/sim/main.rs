@@ -1,4 +1,5 @@
 //! Seeded simulations of whole meshes. A failure names its seed; `SEED=n cargo test -p meshnet --test sim` runs that one.
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 mod check;
 mod world;
@@ -454,6 +455,26 @@ fn packets_wait_for_keys_up_to_a_limit_and_the_rest_is_counted() {
     // A packet that nobody could want is dropped and counted, too.
     world.send(0, world.mesh_ip(0), IpAddr::from([10, 7, 0, 99]));
     assert_eq!(world.nodes[0].engine.counters().unroutable_packets, 1);
+}
+
+#[test]
+fn a_ticket_is_shown_to_its_issuer_alone() {
+    let mut world = connected_world(21, 1);
+    let ticket = world.ticket(3, HOUR);
+    // The member that is no issuer is dialled first, and dials the newcomer as well.
+    let mut config = Config::join(key(3), ticket);
+    config.peers.insert(0, PeerConfig { endpoint: world.nodes[1].endpoint, id: None });
+    let newcomer = world.add(&config);
+    world.cut.insert((0, newcomer));
+    world.run(secs(10));
+    assert!(world.nodes[newcomer].engine.membership().is_none());
+    let rejected =
+        |event: &Event| matches!(event, Event::PeerRejected { reason: Rejection::UnexpectedPeer, .. });
+    assert!(world.nodes[newcomer].events.iter().any(rejected));
+    let seen = |event: &Event| matches!(event, Event::PeerRejected { .. });
+    assert!(!world.nodes[1].events.iter().any(seen), "a member that is no issuer was shown the ticket");
+    world.cut.clear();
+    assert!(world.run_until(secs(10), World::all_up), "it did not join once the issuer was there");
 }
 
 #[test]

@@ -17,10 +17,10 @@ const OUTPUTS_MAX: usize = 400;
 
 /// Chance, from a seed (splitmix64, Steele et al. 2014).
 #[derive(Clone)]
-pub struct Chance(pub u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,15 +28,15 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    pub fn percent(&mut self, percent: u64) -> bool {
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
 
-    pub fn millis(&mut self, limit: u64) -> Duration {
+    pub(crate) fn millis(&mut self, limit: u64) -> Duration {
         Duration::from_millis(self.next() % limit.max(1))
     }
 }
@@ -51,18 +51,18 @@ impl Entropy for Chance {
 
 /// What the network does to datagrams.
 #[derive(Clone, Copy, Default)]
-pub struct Faults {
-    pub loss_percent: u64,
-    pub duplicate_percent: u64,
+pub(crate) struct Faults {
+    pub(crate) loss_percent: u64,
+    pub(crate) duplicate_percent: u64,
     /// Each datagram takes 1 ms and up to this long: they overtake each other.
-    pub delay_ms: u64,
+    pub(crate) delay_ms: u64,
 }
 
-pub struct Node {
-    pub engine: Engine,
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
     /// Where it is now.
-    pub endpoint: SocketAddr,
-    pub events: Vec<Event>,
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) events: Vec<Event>,
     /// Its clock differs from the world's by so much.
     skew: Duration,
 }
@@ -73,16 +73,16 @@ struct Flight {
     bytes: Vec<u8>,
 }
 
-pub struct World {
-    pub now: Duration,
-    pub chance: Chance,
-    pub nodes: Vec<Node>,
-    pub faults: Faults,
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    pub(crate) chance: Chance,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) faults: Faults,
     /// Pairs of nodes between which nothing passes.
-    pub cut: BTreeSet<(usize, usize)>,
-    pub check: Check,
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    pub(crate) check: Check,
     /// Every datagram that was sent: by whom it was meant to be received, and its bytes.
-    pub sent: Vec<(SocketAddr, Vec<u8>)>,
+    pub(crate) sent: Vec<(SocketAddr, Vec<u8>)>,
     flights: BTreeMap<(Duration, u64), Flight>,
     flown: u64,
     next_port: u16,
@@ -90,7 +90,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         World {
             now: Duration::from_secs(1),
             chance: Chance(seed),
@@ -106,12 +106,12 @@ impl World {
         }
     }
 
-    pub fn add(&mut self, config: &Config) -> usize {
+    pub(crate) fn add(&mut self, config: &Config) -> usize {
         let endpoint = self.fresh_endpoint();
         self.add_at(config, endpoint)
     }
 
-    pub fn add_at(&mut self, config: &Config, endpoint: SocketAddr) -> usize {
+    pub(crate) fn add_at(&mut self, config: &Config, endpoint: SocketAddr) -> usize {
         let skew = self.chance.millis(5000);
         let now = Now { monotonic: self.now, unix: UNIX_START + self.now + skew };
         let entropy = Chance(self.chance.next());
@@ -120,25 +120,25 @@ impl World {
         self.nodes.len() - 1
     }
 
-    pub fn fresh_endpoint(&mut self) -> SocketAddr {
+    pub(crate) fn fresh_endpoint(&mut self) -> SocketAddr {
         self.next_port += 1;
         SocketAddr::from(([192, 0, 2, (self.next_port % 200) as u8 + 1], self.next_port))
     }
 
-    pub fn id(&self, node: usize) -> PeerId {
+    pub(crate) fn id(&self, node: usize) -> PeerId {
         self.nodes[node].engine.id()
     }
 
-    pub fn mesh_ip(&self, node: usize) -> IpAddr {
+    pub(crate) fn mesh_ip(&self, node: usize) -> IpAddr {
         self.nodes[node].engine.claims().address.addr()
     }
 
-    pub fn time_of(&self, node: usize) -> Now {
+    pub(crate) fn time_of(&self, node: usize) -> Now {
         Now { monotonic: self.now, unix: UNIX_START + self.now + self.nodes[node].skew }
     }
 
     /// A ticket of node 0 for the mesh address 10.7.0.`host`.
-    pub fn ticket(&mut self, host: u8, valid_for: Duration) -> meshnet::Ticket {
+    pub(crate) fn ticket(&mut self, host: u8, valid_for: Duration) -> meshnet::Ticket {
         let options = TicketOptions {
             name: format!("home-{host}"),
             address: IpAddr::from([10, 7, 0, host]),
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// The node moves to another endpoint; it is told, or not (as behind a NAT).
-    pub fn move_node(&mut self, node: usize, told: bool) {
+    pub(crate) fn move_node(&mut self, node: usize, told: bool) {
         self.nodes[node].endpoint = self.fresh_endpoint();
         if told {
             self.input(node, Input::Rebound);
@@ -159,41 +159,41 @@ impl World {
     }
 
     /// The node's device sends a packet.
-    pub fn send(&mut self, node: usize, source: IpAddr, destination: IpAddr) -> u64 {
+    pub(crate) fn send(&mut self, node: usize, source: IpAddr, destination: IpAddr) -> u64 {
         let (number, packet) = self.check.packet(source, destination);
         self.input(node, Input::Packet(&packet));
         number
     }
 
     /// Somebody sends bytes to a node; gives what the node did at once.
-    pub fn inject(&mut self, from: SocketAddr, node: usize, bytes: &[u8]) -> Vec<Output> {
+    pub(crate) fn inject(&mut self, from: SocketAddr, node: usize, bytes: &[u8]) -> Vec<Output> {
         self.input(node, Input::Datagram { from, bytes })
     }
 
-    pub fn is_up(&self, node: usize, peer: usize) -> bool {
+    pub(crate) fn is_up(&self, node: usize, peer: usize) -> bool {
         self.nodes[node].engine.is_up(&self.id(peer), self.time_of(node))
     }
 
-    pub fn all_up(&self) -> bool {
+    pub(crate) fn all_up(&self) -> bool {
         let nodes = 0..self.nodes.len();
         nodes.clone().all(|a| nodes.clone().all(|b| a == b || self.is_up(a, b)))
     }
 
-    pub fn state(&self, node: usize, peer: usize) -> Option<PeerState> {
+    pub(crate) fn state(&self, node: usize, peer: usize) -> Option<PeerState> {
         let id = self.id(peer);
         let peers = self.nodes[node].engine.peers(self.time_of(node));
         peers.iter().find(|peer| peer.id == id).map(|peer| peer.state)
     }
 
     /// Lets time pass.
-    pub fn run(&mut self, span: Duration) {
+    pub(crate) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         while self.step(end) {}
         self.now = end;
     }
 
     /// Lets time pass until `done`, at most for `span`; whether it was done.
-    pub fn run_until(&mut self, span: Duration, done: impl Fn(&World) -> bool) -> bool {
+    pub(crate) fn run_until(&mut self, span: Duration, done: impl Fn(&World) -> bool) -> bool {
         let end = self.now + span;
         while !done(self) {
             if !self.step(end) {
