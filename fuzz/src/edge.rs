@@ -57,7 +57,7 @@ pub fn host(data: &[u8]) {
     }
 }
 
-/// A set of containers with labels (see [`snapshot`]): compiling is total, does not depend on the order of the containers, says a
+/// A set of containers with labels as lines of text: compiling is total, does not depend on the order of the containers, says a
 /// bounded amount about each; no provider's labels touch the routes of another; and a lookup finds what trying every
 /// route in turn finds.
 pub fn labels(data: &[u8]) {

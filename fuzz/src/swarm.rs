@@ -59,7 +59,7 @@ fn node(name: &str) -> NodeName {
     name.parse().expect("the name is valid")
 }
 
-/// Seeds of [`lease`].
+/// Seeds of [`lease()`].
 pub fn lease_seeds() -> Vec<Seed> {
     let record = |lines: &[&str]| -> Vec<u8> {
         lines.iter().map(|line| format!("{LABEL_PREFIX}{line}\n")).collect::<String>().into_bytes()
