@@ -126,7 +126,7 @@ fn whatever_has_no_effect_is_told() {
         ("traefik.weight=3", "traefik.weight"),
         ("traefik.port=http", "`http` is not a port"),
         ("traefik.port=0", "`0` is not a port"),
-        ("traefik.enable=maybe", "neither true nor false"),
+        ("traefik.swarm.network=x", "not understood"),
         ("traefik.frontend.priority=high", "not a whole number"),
         ("traefik.frontend.entryPoints=http,ftp", "no entry point `ftp`"),
         ("traefik.http.middlewares.auth.basicauth.users=x", "middlewares are not supported"),
@@ -135,6 +135,7 @@ fn whatever_has_no_effect_is_told() {
     ] {
         check_told(&with(label), words, &[route]);
     }
+    check_told("traefik.frontend.rule=Host:a\ntraefik.enable=no", "neither true nor false", &[]);
     check_told("traefik.port=80", "not understood", &[]);
     check_told("traefik.enable=true", "define no router", &[]);
     check_told("traefik.frontend.rule=Hots:a", "`Hots` is not a matcher", &[]);
@@ -151,6 +152,16 @@ fn whatever_has_no_effect_is_told() {
         "speak `https`",
         &["frontend-Host-a | Host(`a`) | backend-app -> "],
     );
+}
+
+#[test]
+fn a_tls_label_that_is_not_understood_keeps_the_route_off_the_plain_entry_point() {
+    for (value, tls) in [("true", true), ("false", false), ("yes", true)] {
+        let labels = format!("traefik.http.routers.x.rule=Host(`a`)\ntraefik.http.routers.x.tls={value}");
+        let (table, diagnostics) = compile([container("app", 1, &labels)]);
+        assert_eq!(table.routes().next().unwrap().tls, tls, "{value}");
+        assert_eq!(diagnostics.len(), usize::from(value == "yes"));
+    }
 }
 
 #[test]

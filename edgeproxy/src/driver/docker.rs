@@ -278,7 +278,8 @@ fn pick_address(labels: &BTreeMap<String, String>, addresses: &BTreeMap<String, 
     addresses.get("bridge").or_else(|| addresses.values().next()).copied()
 }
 
-/// Asks `GET /_ping`, the one path that every engine answers without a version, for the newest version that it speaks.
+/// Asks `GET /_ping`, which every engine answers whatever its version, for the newest version that it speaks. Also finds out what is wrong
+/// with the socket. (bollard 0.21 sends its paths without the version; an engine then answers in its own, which suits just as well.)
 async fn negotiate(path: &Path) -> Result<ClientVersion, ProviderError> {
     const REQUEST: &str = "GET /_ping";
     let failed = |error: hyper::Error| engine_error(path, REQUEST, error);

@@ -134,7 +134,10 @@ async fn send(
         // The server's time begins when the body stopped moving.
         match progress.as_ref().map(|progress| progress.moved_at() + wait) {
             Some(later) if later > deadline => deadline = later,
-            _ => return Err(Failure::NoAnswer),
+            _ => {
+                proxy.pool.forget(upstream);
+                return Err(Failure::NoAnswer);
+            }
         }
     };
     match sent {
@@ -147,7 +150,8 @@ async fn send(
                 return Err(Failure::NotSent(Box::new(back)));
             }
             let failure = classify(failed.into_error());
-            if matches!(failure, Failure::Unreachable(_)) {
+            if !matches!(failure, Failure::RequestBody(_)) {
+                // What happened to this connection has happened, or will, to those that are idle.
                 proxy.pool.forget(upstream);
             }
             Err(failure)

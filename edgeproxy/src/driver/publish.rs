@@ -16,7 +16,8 @@ pub(super) async fn publish(
 ) {
     let mut merge = Merge::default();
     let mut waiting = Vec::new();
-    loop {
+    let mut more = true;
+    while more || merge.deadline().is_some() {
         let deadline = merge.deadline();
         let due = async {
             match deadline {
@@ -25,12 +26,12 @@ pub(super) async fn publish(
             }
         };
         tokio::select! {
-            update = updates.recv() => match update {
+            update = updates.recv(), if more => match update {
                 Some(Update { provider, snapshot, live }) => {
                     waiting.push(live);
                     merge.handle(Instant::now(), Input::Snapshot { provider: provider.to_string(), snapshot });
                 }
-                None => return,
+                None => more = false,
             },
             () = due => merge.handle(Instant::now(), Input::Tick),
         }

@@ -56,10 +56,11 @@ pub(crate) struct ServiceSpec {
 /// Parses every label of `container`.
 pub(crate) fn parse(container: &Container) -> Parsed {
     let mut labels = Labels::of(container);
-    if !labels.enabled() {
-        return Parsed::default();
-    }
     let mut parsed = Parsed::default();
+    if !labels.enabled() {
+        parsed.diagnostics = labels.diagnostics;
+        return parsed;
+    }
     v1::parse(&mut labels, &mut parsed);
     v3::parse(&mut labels, &mut parsed);
     labels.report_the_rest();
@@ -94,15 +95,14 @@ impl<'a> Labels<'a> {
                 rest.insert(short.to_owned(), (key.as_str(), value.trim()));
             }
         }
-        for read_by_the_provider in ["docker.network", "swarm.network"] {
-            rest.remove(read_by_the_provider);
-        }
+        // Read by the provider.
+        rest.remove("docker.network");
         Self { container, any: !rest.is_empty(), rest, diagnostics: Vec::new(), suppressed: 0 }
     }
 
-    /// Takes `traefik.enable`. Containers are exposed unless it says no.
+    /// Takes `traefik.enable`. Containers are exposed unless it says no, or something that may have been meant as no.
     fn enabled(&mut self) -> bool {
-        self.take_bool("enable").unwrap_or(true)
+        !self.rest.contains_key("enable") || self.take_bool("enable").unwrap_or(false)
     }
 
     /// Takes the label: afterwards it counts as understood.

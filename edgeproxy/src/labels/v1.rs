@@ -8,7 +8,7 @@ use crate::rule::Rule;
 
 /// Labels of which each keeps somebody out. A router that has one is left out rather than served without it.
 const PROTECTIONS: [&str; 4] =
-    ["frontend.auth.", "frontend.whitelist", "frontend.basicauth", "frontend.ratelimit"];
+    ["frontend.auth", "frontend.whitelist", "frontend.basicauth", "frontend.ratelimit"];
 
 pub(super) fn parse(labels: &mut Labels<'_>, parsed: &mut Parsed) {
     let Some((rule_key, rule_text)) = labels.take("frontend.rule") else { return };

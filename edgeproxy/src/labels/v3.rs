@@ -93,8 +93,9 @@ fn router(labels: &mut Labels<'_>, name: &str, services: &[ServiceSpec]) -> Opti
     })
 }
 
-/// `tls=true`, or any `tls.…` label, which implies it.
+/// `tls=true`, or any `tls.…` label, which implies it; so does a value that is not understood, since it may have been meant as true.
 fn tls(labels: &mut Labels<'_>, prefix: &str) -> bool {
+    let given = labels.rest.contains_key(&format!("{prefix}tls"));
     let explicit = labels.take_bool(&format!("{prefix}tls"));
     let details: Vec<String> =
         labels.rest.keys().filter(|short| short.starts_with(&format!("{prefix}tls."))).cloned().collect();
@@ -107,7 +108,7 @@ fn tls(labels: &mut Labels<'_>, prefix: &str) -> bool {
             );
         }
     }
-    explicit.unwrap_or(!details.is_empty())
+    explicit.unwrap_or(given || !details.is_empty())
 }
 
 /// The service that the label names, else the only one that the container defines.
