@@ -1,7 +1,7 @@
 //! The client against a real Docker Engine, which the test starts in a network, mount and PID namespace of
 //! its own, so that nothing of the host's network or its own Docker is touched.
 #![cfg(all(feature = "driver", target_os = "linux"))]
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -5,6 +5,7 @@
 //! forgets what the node was about to do and what it was granted, but leaves the old grant to a zombie that
 //! may still try to release it. Checked in every state: no epoch is granted twice, epochs only grow, a stale
 //! release changes nothing, and nobody is granted a lease without being told of the data that it may lack.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! The manager on tokio, with in-memory leases and replicas that share their writes when they are told to.
 #![cfg(feature = "driver")]
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
