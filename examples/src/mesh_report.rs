@@ -69,9 +69,9 @@ impl MeshReport {
 impl PeerReport {
     fn of(peer: &PeerStatus) -> PeerReport {
         let state = match peer.state {
-            PeerState::Connecting => "connecting",
             PeerState::Up => "up",
             PeerState::Down => "down",
+            _ => "connecting",
         };
         let address = IpNet::from(peer.claims.address.addr());
         let prefixes = [address].into_iter().chain(peer.claims.subnets.iter().copied());

@@ -95,10 +95,7 @@ impl MeshSettings {
             self.network_secret_file.as_deref().ok_or_else(|| missing("network-secret-file"))?;
         let key = match &self.key {
             Some(file) => settings::read_secret(file)?,
-            None => {
-                eprintln!("meshd: no --key: this node has a new identity at every start");
-                SecretKey::generate()
-            }
+            None => SecretKey::generate(),
         };
         let mut config = Config::new(key, settings::read_secret::<NetworkSecret>(secret_file)?, address);
         config.listen = self.listen.ok_or_else(|| missing("listen"))?;

@@ -82,7 +82,7 @@ fn meshd_names_what_is_wrong_in_one_line() {
     let secret = private("secret", &expect_status(&run("meshd", &["secretgen"]), 0));
     let key = private("key", &expect_status(&run("meshd", &["keygen"]), 0));
     let up = |more: &[&str]| {
-        let first = ["up", "--address", "10.84.0.1/24", "--listen", "127.0.0.1:0", "--device", "none"];
+        let first = ["up", "--address", "10.84.0.1/24", "--listen", "127.0.0.1:0"];
         expect_failure("meshd", &[&first, more].concat())
     };
     assert!(up(&["--network-secret-file", "/no/such/file"]).contains("/no/such/file"));
@@ -193,7 +193,7 @@ fn syncd_makes_nothing_where_there_is_no_replica() {
     let absent = absent.to_str().unwrap();
     assert!(expect_failure("syncd", &["init", absent]).contains(absent));
     for verb in ["id", "status", "conflicts"] {
-        assert!(expect_failure("syncd", &[verb, plain]).contains("syncd init"));
+        assert!(expect_failure("syncd", &[verb, plain]).contains("run init"));
         assert!(expect_failure("syncd", &[verb, absent]).contains(absent));
     }
     for place in [plain, absent] {

@@ -128,6 +128,9 @@ async fn up(node: MeshSettings) -> Result<(), Failure> {
         ("id", mesh.id().to_string()),
         ("control", control.path().display().to_string()),
     ])?;
+    if node.key.is_none() {
+        eprintln!("meshd: no --key: this node has a new identity at every start");
+    }
     let asked = mesh.clone();
     let answering = control.serve(move |Request::Status| {
         let report = MeshReport::of(&asked, &name, &device);
