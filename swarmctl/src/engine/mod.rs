@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Every [`Output::Lease`] and [`Output::Backend`] has to be answered exactly once, with a failure when it
-//! took too long. At most one is outstanding per volume. [`mount`] holds what happens to one volume.
+//! took too long. At most one is outstanding per volume. `engine/mount.rs` has what happens to one volume.
 
 mod mount;
 mod phase;
