@@ -110,7 +110,7 @@ where
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stopped.wait_for(|stop| *stop) => {
+        () = told_to_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -118,6 +118,11 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
+}
+
+async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone, which says the same.
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 /// A reply with a content type and a body.

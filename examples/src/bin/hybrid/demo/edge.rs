@@ -1,6 +1,5 @@
 //! Step *route*: the vm's edge proxy, configured by labels alone, and the status page.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,8 +44,8 @@ pub struct Edge {
 
 impl Edge {
     /// Tells the proxy where the notes are served now; `None`: nowhere, they are on the move.
-    pub async fn notes_at(&self, address: Option<IpAddr>) {
-        self.containers.set(snapshot(address, self.addresses.1)).await;
+    pub async fn notes_at(&self, address: Option<IpAddr>) -> Result<(), StepError> {
+        Ok(self.containers.set(snapshot(address, self.addresses.1)).await?)
     }
 
     /// Where a browser finds the notes.
@@ -68,7 +67,7 @@ pub async fn play(
     options: &Options,
 ) -> Result<(Edge, Proof), StepError> {
     let edge = start(network, site, root, options).await?;
-    edge.notes_at(Some(edge.addresses.0)).await;
+    edge.notes_at(Some(edge.addresses.0)).await?;
 
     let redirect = Visitor::http(edge.http, NOTES_HOST).await?.get("/notes").await?;
     let to = redirect.headers.get("location").and_then(|to| to.to_str().ok()).unwrap_or_default().to_owned();
@@ -96,8 +95,9 @@ pub async fn play(
 
 async fn start(network: &Network, site: &Site, root: &Path, options: &Options) -> Result<Edge, StepError> {
     let authority = LocalCa::new("hybrid demo")?;
+    let certificate = authority.issue(&[NOTES_HOST, WHOAMI_HOST])?;
     let certificates = Certificates::new();
-    certificates.add(authority.issue(&[NOTES_HOST, WHOAMI_HOST])?)?;
+    certificates.add(&certificate);
     let authority_file = root.join("ca.pem");
     std::fs::write(&authority_file, authority.certificate_pem())?;
 
@@ -125,7 +125,7 @@ async fn start(network: &Network, site: &Site, root: &Path, options: &Options) -
         https: proxy.https_addr().ok_or("the edge has no https address")?,
         http: proxy.http_addr().ok_or("the edge has no http address")?,
         page: page_address,
-        tls: trust(authority.certificate_der())?,
+        tls: trust(authority.certificate_pem())?,
         authority: authority_file,
         addresses: (network.home_1.address(), network.home_2.address()),
         proxy,
@@ -158,21 +158,15 @@ async fn whoami(node: &Node) -> Result<Server, StepError> {
 
 /// What Docker would tell of the two containers: the notes with labels of Traefik v1, whoami with those of v3.
 fn snapshot(notes: Option<IpAddr>, whoami: IpAddr) -> Snapshot {
-    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let v1 = BTreeMap::from([
-        label("traefik.frontend.rule", &format!("Host:{NOTES_HOST}")),
-        label("traefik.port", &NOTES_PORT.to_string()),
-    ]);
-    let v3 = BTreeMap::from([
-        label("traefik.http.routers.whoami.rule", &format!("Host(`{WHOAMI_HOST}`)")),
-        label("traefik.http.routers.whoami.tls", "true"),
-        label("traefik.http.services.whoami.loadbalancer.server.port", &WHOAMI_PORT.to_string()),
-    ]);
-    let mut first = Container::new("notes.1", v1);
-    first.address = notes.map(|address| address.to_string());
-    first.up = notes.is_some();
-    let mut second = Container::new("whoami.1", v3);
-    second.address = Some(whoami.to_string());
-    second.up = true;
-    Snapshot { containers: vec![first, second] }
+    let mut first = Container::new("notes.1")
+        .with_label("traefik.frontend.rule", format!("Host:{NOTES_HOST}"))
+        .with_label("traefik.port", NOTES_PORT.to_string())
+        .with_up(notes.is_some());
+    first.address = notes.map(Into::into);
+    let second = Container::new("whoami.1")
+        .with_address(whoami)
+        .with_label("traefik.http.routers.whoami.rule", format!("Host(`{WHOAMI_HOST}`)"))
+        .with_label("traefik.http.routers.whoami.tls", "true")
+        .with_label("traefik.http.services.whoami.loadbalancer.server.port", WHOAMI_PORT.to_string());
+    Snapshot::from_iter([first, second])
 }

@@ -54,8 +54,10 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         .context("demo: cannot make a state directory; set TMPDIR to a directory that can be written")?;
     tokio::select! {
         played = play(options, &state) => played,
-        () = stop.wait(), if !options.once => Ok(()),
-        () = stop.wait(), if options.once => Err(Failure::new("demo: stopped before the story was told")),
+        () = stop.wait() => match options.once {
+            true => Err(Failure::new("demo: stopped before the story was told")),
+            false => Ok(()),
+        },
     }
 }
 

@@ -56,13 +56,13 @@ pub async fn play(network: &Network, site: &mut Site, edge: &Arc<Edge>) -> Resul
 /// elsewhere (take the lease, catch up, open), start.
 async fn relocate(network: &Network, site: &mut Site, edge: &Edge) -> Result<(), StepError> {
     let notes = site.notes.take().ok_or("the notes do not run")?;
-    edge.notes_at(None).await;
+    edge.notes_at(None).await?;
     notes.stop().await;
     site.volumes_1.unmount(VOLUME, "notes.1").await?;
     let directory = site.volumes_2.mount(VOLUME, "notes.2").await?;
     let listener = network.home_2.stack.listen(NOTES_PORT).await?;
     site.notes = Some(Notes::start(&directory, network.home_2.name, listener)?);
-    edge.notes_at(Some(network.home_2.address())).await;
+    edge.notes_at(Some(network.home_2.address())).await?;
     Ok(())
 }
 

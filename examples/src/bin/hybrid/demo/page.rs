@@ -61,13 +61,13 @@ fn paths(page: &mut String, network: &Network) {
     table(page, "Mesh", &["node", "address", "line", "peer", "path", "state", "round trip"]);
     for node in network.nodes() {
         for peer in node.mesh.peers() {
-            let path = peer.endpoint.map_or_else(|| "none".to_owned(), |endpoint| endpoint.to_string());
+            let path = peer.endpoint.to_string();
             let rtt = peer.rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1000.0));
             let cells = [
                 node.name.to_owned(),
                 node.address().to_string(),
                 node.mesh.local_addr().to_string(),
-                peer.name.clone(),
+                peer.claims.name.clone(),
                 path,
                 format!("{:?}", peer.state).to_lowercase(),
                 rtt,
@@ -82,12 +82,15 @@ fn routes(page: &mut String, proxy: &Proxy) {
     table(page, "Routes", &["rule", "router", "servers"]);
     for route in proxy.routes().routes() {
         let servers: Vec<String> = route
+            .service
             .servers
             .iter()
-            .map(|server| format!("{} ({})", server.upstream, if server.up { "up" } else { "down" }))
+            .map(|server| match &server.upstream {
+                Some(upstream) if server.up => format!("{}: {upstream}", server.container),
+                _ => format!("{}: on the move", server.container),
+            })
             .collect();
-        let servers = if servers.is_empty() { "none: on the move".to_owned() } else { servers.join(", ") };
-        row(page, &[route.rule.to_string(), route.router.clone(), servers]);
+        row(page, &[route.rule_text.clone(), route.name.clone(), servers.join(", ")]);
     }
     page.push_str("</table>");
     for diagnostic in proxy.diagnostics() {
@@ -119,7 +122,7 @@ fn replicas(page: &mut String, folders: &[(&str, &str, Folder)]) {
         ];
         row(page, &cells);
         for problem in &status.problems {
-            let _ = write!(page, "<tr><td colspan=7 class=bad>{}</td></tr>", escape(&problem.to_string()));
+            let _ = write!(page, "<tr><td colspan=7 class=bad>{}</td></tr>", escape(&problem.what));
         }
     }
     page.push_str("</table>");

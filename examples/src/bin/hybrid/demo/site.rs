@@ -1,12 +1,13 @@
 //! Step *service*: the notes application on home-1, its data directory replicated to home-2 through the mesh.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hybrid_examples::notes::Notes;
 use hybrid_examples::sync_link;
 use hybrid_examples::synced_volume::SyncedVolume;
-use swarmctl::{MemoryLease, VolumeManager, VolumeOptions};
+use swarmctl::{MemoryLease, NodeName, VolumeManager, VolumeOptions};
 use syncfs::{Config, DeviceId, Folder};
 use tokio::task::JoinHandle;
 
@@ -76,9 +77,9 @@ pub async fn play(network: &Network, root: &Path) -> Result<(Site, Proof), StepE
     let volume = replicate(network, root, VOLUME, NOTES_SYNC_PORT, &mut links).await?;
     let shared = replicate(network, root, "shared", SHARED_SYNC_PORT, &mut links).await?;
     // Stands for Swarm's Raft store, which a real set-up keeps its leases in.
-    let lease = MemoryLease::new();
-    let volumes_1 = volumes(&network.home_1, &lease, &volume.home_1, root, volume.home_2.device());
-    let volumes_2 = volumes(&network.home_2, &lease, &volume.home_2, root, volume.home_1.device());
+    let lease = MemoryLease::default();
+    let volumes_1 = volumes(&network.home_1, &network.home_2, &lease, &volume.home_1, root, volume.home_2.device()).await?;
+    let volumes_2 = volumes(&network.home_2, &network.home_1, &lease, &volume.home_2, root, volume.home_1.device()).await?;
 
     let directory = volumes_1.mount(VOLUME, "notes.1").await?;
     let listener = network.home_1.stack.listen(NOTES_PORT).await?;
@@ -143,15 +144,19 @@ async fn folder(node: &Node, root: &Path, name: &str) -> Result<Folder, StepErro
     Ok(Folder::create(config).await?)
 }
 
-fn volumes(
+/// What Docker's volume driver will be on this node.
+async fn volumes(
     node: &Node,
+    other: &Node,
     lease: &MemoryLease,
     folder: &Folder,
     root: &Path,
     replica: DeviceId,
-) -> VolumeManager<MemoryLease, SyncedVolume> {
-    let manager = VolumeManager::new(node.name, lease.clone(), VolumeOptions::default());
+) -> Result<VolumeManager<MemoryLease, SyncedVolume>, StepError> {
+    let name: NodeName = node.name.parse()?;
+    let manager = VolumeManager::new(name.clone(), lease.clone(), VolumeOptions::default());
     let directory = Site::directory(root, node.name, VOLUME);
-    manager.add(VOLUME, SyncedVolume::new(folder.clone(), directory, vec![replica]));
-    manager
+    let replicas = BTreeMap::from([(replica, other.name.parse()?)]);
+    manager.add(VOLUME.parse()?, SyncedVolume::new(folder.clone(), directory, name, replicas)).await?;
+    Ok(manager)
 }

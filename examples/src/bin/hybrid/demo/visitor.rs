@@ -11,7 +11,8 @@ use hyper::header::{HOST, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use meshnet::stack::Stack;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -22,9 +23,9 @@ use super::report::StepError;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Trusts the demo's own certificate authority and no other.
-pub fn trust(authority: &rustls::pki_types::CertificateDer<'static>) -> Result<Arc<ClientConfig>, StepError> {
+pub fn trust(authority_pem: &str) -> Result<Arc<ClientConfig>, StepError> {
     let mut roots = RootCertStore::empty();
-    roots.add(authority.clone())?;
+    roots.add(CertificateDer::from_pem_slice(authority_pem.as_bytes())?)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
