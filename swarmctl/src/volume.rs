@@ -83,7 +83,7 @@ impl BackendError {
     }
 
     /// [`BackendError::Failed`], with what was wrong; takes any error.
-    pub fn failed(reason: impl std::fmt::Display) -> Self {
+    pub fn failed<R: std::fmt::Display>(reason: R) -> Self {
         Self::Failed { reason: reason.to_string() }
     }
 }

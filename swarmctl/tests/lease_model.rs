@@ -4,7 +4,8 @@
 //! A step of a node is either a read or a swap, so that every other node may come in between. A crash
 //! forgets what the node was about to do and what it was granted, but leaves the old grant to a zombie that
 //! may still try to release it. Checked in every state: no epoch is granted twice, epochs only grow, a stale
-//! release changes nothing, and nobody is granted a lease without being told of the data that it may lack.
+//! release changes nothing, a free lease hides no data beyond its barrier, and nobody is granted a lease
+//! without being told of the data that it may lack.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -205,6 +206,11 @@ fn granted(world: &mut World, index: usize, after: LeaseState, grant: Grant) {
 
 fn commit(world: &mut World, after: LeaseState) {
     assert!(after.epoch >= world.record.epoch, "epochs only grow");
+    let free = after.holder.is_none();
+    assert!(
+        !free || world.truth.unreleased.is_empty(),
+        "a free lease hides data beyond its barrier: {world:?}"
+    );
     world.record = after;
     world.version += 1;
 }

@@ -228,9 +228,11 @@ impl<L: Lease, B: VolumeBackend> Driver<L, B> {
                     Some(command) => self.command(command),
                     None => return,
                 },
-                Some(answer) = self.calls.join_next() => {
-                    self.handle(answer.expect("a call catches its panics and is never aborted"));
-                }
+                Some(answer) = self.calls.join_next() => match answer {
+                    Ok(answer) => self.handle(answer),
+                    // A call catches its panics and is never aborted: the runtime is shutting down.
+                    Err(_) => return,
+                },
                 () = abandoned.notified() => self.cancel_abandoned(),
                 () = tick => self.handle(Input::Tick),
             }
@@ -344,51 +346,49 @@ async fn call_lease<L: Lease>(
 ) -> LeaseAnswer {
     match call {
         LeaseCall::Acquire { at_least_epoch } => {
-            let call = lease.acquire(volume, node, at_least_epoch);
+            let call = || lease.acquire(volume, node, at_least_epoch);
             LeaseAnswer::Granted(guarded(call, limit, unavailable).await)
         }
         LeaseCall::Takeover { seen_epoch, at_least_epoch } => {
-            let call = lease.takeover(volume, node, seen_epoch, at_least_epoch);
+            let call = || lease.takeover(volume, node, seen_epoch, at_least_epoch);
             LeaseAnswer::Granted(guarded(call, limit, unavailable).await)
         }
         LeaseCall::Release { grant, release } => {
-            LeaseAnswer::Released(guarded(lease.release(&grant, &release), limit, unavailable).await)
+            LeaseAnswer::Released(guarded(|| lease.release(&grant, &release), limit, unavailable).await)
         }
     }
 }
 
 async fn call_backend<B: VolumeBackend>(backend: &B, call: BackendCall, limit: Duration) -> BackendAnswer {
+    let failed = BackendError::failed::<String>;
     match call {
         BackendCall::SeenEpoch => {
-            BackendAnswer::SeenEpoch(guarded(backend.seen_epoch(), limit, BackendError::failed).await)
+            BackendAnswer::SeenEpoch(guarded(|| backend.seen_epoch(), limit, failed).await)
         }
         BackendCall::CatchUp { barrier, timeout } => {
-            let call = backend.catch_up(&barrier, timeout);
-            BackendAnswer::CaughtUp(guarded(call, timeout + limit, BackendError::failed).await)
+            let call = || backend.catch_up(&barrier, timeout);
+            BackendAnswer::CaughtUp(guarded(call, timeout + limit, failed).await)
         }
         BackendCall::Open { epoch } => {
-            BackendAnswer::Opened(guarded(backend.open(epoch), limit, BackendError::failed).await)
+            BackendAnswer::Opened(guarded(|| backend.open(epoch), limit, failed).await)
         }
-        BackendCall::Flush => {
-            BackendAnswer::Flushed(guarded(backend.flush(), limit, BackendError::failed).await)
-        }
+        BackendCall::Flush => BackendAnswer::Flushed(guarded(|| backend.flush(), limit, failed).await),
         BackendCall::Replicated { barrier, timeout } => {
-            let call = backend.replicated(&barrier, timeout);
-            BackendAnswer::Replicated(guarded(call, timeout + limit, BackendError::failed).await)
+            let call = || backend.replicated(&barrier, timeout);
+            BackendAnswer::Replicated(guarded(call, timeout + limit, failed).await)
         }
-        BackendCall::Close => {
-            BackendAnswer::Closed(guarded(backend.close(), limit, BackendError::failed).await)
-        }
+        BackendCall::Close => BackendAnswer::Closed(guarded(|| backend.close(), limit, failed).await),
     }
 }
 
 /// A call's result, or an error made from words when it takes too long or panics.
-async fn guarded<T, E>(
-    call: impl Future<Output = Result<T, E>>,
+async fn guarded<T, E, F: Future<Output = Result<T, E>>>(
+    call: impl FnOnce() -> F,
     limit: Duration,
     error: impl Fn(String) -> E,
 ) -> Result<T, E> {
-    match timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
+    let call = AssertUnwindSafe(async { call().await }).catch_unwind();
+    match timeout(limit, call).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(error("it panicked: this is a bug".to_owned())),
         Err(_) => Err(error(format!("no answer within {} s", limit.as_secs_f32()))),

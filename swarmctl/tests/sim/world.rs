@@ -225,6 +225,10 @@ impl World {
         assert_eq!(epochs.len(), open.len(), "two writers of one epoch");
         if self.takeover == Takeover::Wait {
             assert!(open.len() <= 1, "two writers: {open:?}");
+            if self.record.holder.is_none() {
+                let released = self.record.barrier.as_ref().map_or(0, |it| self.barriers[it.as_str()].len());
+                assert_eq!(released, self.written.len(), "the lease is free, but its barrier lacks writes");
+            }
         }
         for node in &self.nodes {
             for (request, pending) in &node.pending {
