@@ -19,7 +19,7 @@ use crate::engine::admission::Admitted;
 use crate::engine::contacts::Origin;
 use crate::engine::gate::Shut;
 use crate::engine::handshake::{Initiator, Keys, Proven, Responder};
-use crate::engine::peer::{Peer, SESSIONS_MAX};
+use crate::engine::peer::Peer;
 use crate::engine::session::{Lifetime, Session};
 use crate::engine::{Engine, Event, PEERS_KNOWN_MAX, Rejection};
 use crate::entropy::draw;
@@ -315,9 +315,7 @@ impl Engine {
         peer.membership = admitted.membership;
         peer.endpoint = endpoint;
         peer.note_heard(at);
-        peer.heard_session_since = peer.heard_session_since.max(session.since);
-        peer.sessions.insert(0, session);
-        for ended in peer.sessions.drain(SESSIONS_MAX.min(peer.sessions.len())..) {
+        for ended in peer.keep(session) {
             self.sessions.remove(&ended.local);
         }
         if is_new {
@@ -455,6 +453,139 @@ impl Engine {
         let down = self.peers.iter().filter(|(_, peer)| !peer.is_up());
         if let Some(oldest) = down.min_by_key(|(_, peer)| peer.last_heard).map(|(id, _)| *id) {
             self.peers.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::peer::SESSIONS_MAX;
+    use crate::engine::{Input, Output};
+    use crate::{Config, Entropy, NetworkSecret, PeerConfig, SecretKey};
+
+    const HERE: u16 = 1;
+
+    struct Counting(u64);
+
+    impl Entropy for Counting {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            for chunk in bytes.chunks_mut(8) {
+                self.0 += 1;
+                let mixed = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                chunk.copy_from_slice(&mixed.to_be_bytes()[..chunk.len()]);
+            }
+        }
+    }
+
+    fn at(n: u16) -> SocketAddr {
+        SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 7))
+    }
+
+    fn engine(n: u16, dials: bool, now: Now) -> Engine {
+        let mut seed = [1; 32];
+        seed[..2].copy_from_slice(&n.to_le_bytes());
+        let address = format!("10.7.{}.{}/16", n >> 8, n & 0xff).parse().unwrap();
+        let secret = NetworkSecret::from_bytes([9; 32]);
+        let mut config = Config::new(SecretKey::from_bytes(seed), secret, address);
+        if dials {
+            config.peers = vec![PeerConfig { endpoint: at(HERE), id: None }];
+        }
+        Engine::new(&config, Counting(u64::from(n) << 32), now).unwrap()
+    }
+
+    fn now() -> Now {
+        Now { monotonic: Duration::from_secs(1), unix: Duration::from_secs(1_800_000_000) }
+    }
+
+    /// Carries datagrams between the two until neither has more to say; gives the events of `here`.
+    fn converse(here: &mut Engine, there: &mut Engine, n: u16, now: Now) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut bytes = Vec::new();
+        loop {
+            let mut is_quiet = true;
+            while let Some(output) = there.poll(&mut bytes) {
+                if matches!(output, Output::Transmit { .. }) {
+                    is_quiet = false;
+                    here.handle(now, Input::Datagram { from: at(n), bytes: &bytes });
+                }
+            }
+            while let Some(output) = here.poll(&mut bytes) {
+                match output {
+                    Output::Transmit { to } if to == at(n) => {
+                        is_quiet = false;
+                        there.handle(now, Input::Datagram { from: at(HERE), bytes: &bytes });
+                    }
+                    Output::Event(event) => events.push(event),
+                    _ => {}
+                }
+            }
+            if is_quiet {
+                return events;
+            }
+        }
+    }
+
+    #[test]
+    fn known_peers_are_bounded_and_one_that_left_makes_room() {
+        let mut here = engine(HERE, false, now());
+        let last = 2 + u16::try_from(PEERS_KNOWN_MAX).unwrap();
+        let mut first = None;
+        for n in 2..last {
+            let mut there = engine(n, true, now());
+            there.handle(now(), Input::Tick);
+            converse(&mut here, &mut there, n, now());
+            first.get_or_insert(there);
+        }
+        assert_eq!(here.peers.values().filter(|peer| peer.is_up()).count(), PEERS_KNOWN_MAX);
+        let mut late = engine(last, true, now());
+        late.handle(now(), Input::Tick);
+        let events = converse(&mut here, &mut late, last, now());
+        let rejected =
+            Event::PeerRejected { peer: late.id(), endpoint: at(last), reason: Rejection::TooManyPeers };
+        assert!(events.contains(&rejected), "{events:?}");
+        let mut first = first.unwrap();
+        first.handle(now(), Input::Close);
+        converse(&mut here, &mut first, 2, now());
+        let mut late = engine(last + 1, true, now());
+        late.handle(now(), Input::Tick);
+        converse(&mut here, &mut late, last + 1, now());
+        assert!(here.is_up(&late.id(), now()));
+        assert_eq!(here.peers.len(), PEERS_KNOWN_MAX);
+        assert!(!here.peers.contains_key(&first.id()));
+    }
+
+    #[test]
+    fn handshakes_under_way_are_bounded() {
+        let mut here = engine(HERE, false, now());
+        let mut bytes = Vec::new();
+        for n in 2..2 + PENDING_MAX as u16 + 50 {
+            let mut there = engine(n, true, now());
+            there.handle(now(), Input::Tick);
+            there.poll(&mut bytes).unwrap();
+            here.handle(now(), Input::Datagram { from: at(n), bytes: &bytes });
+            while here.poll(&mut bytes).is_some() {}
+        }
+        assert_eq!(here.pending.len(), PENDING_MAX);
+        here.handle(Now { monotonic: Duration::from_secs(60), ..now() }, Input::Tick);
+        assert!(here.pending.is_empty(), "they expire");
+    }
+
+    #[test]
+    fn sessions_of_one_peer_are_bounded_and_the_latest_is_used() {
+        let mut here = engine(HERE, false, now());
+        let mut there = engine(2, true, now());
+        for second in 1..20 {
+            let now = Now { monotonic: Duration::from_secs(second), ..now() };
+            there.dial(at(HERE), now);
+            converse(&mut here, &mut there, 2, now);
+        }
+        for engine in [&here, &there] {
+            let peer = engine.peers.values().next().unwrap();
+            assert_eq!(peer.sessions.len(), SESSIONS_MAX);
+            assert_eq!(engine.sessions.len(), SESSIONS_MAX);
+            assert_eq!(peer.sessions[0].since, Duration::from_secs(19));
+            assert!(peer.sessions.is_sorted_by_key(|session| std::cmp::Reverse(session.since)));
         }
     }
 }

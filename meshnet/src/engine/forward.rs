@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::engine::contacts::Origin;
 use crate::engine::peer::{PROBE_AFTER, QUEUE_MAX};
 use crate::engine::session::OpenError;
 use crate::engine::{Engine, Event, Output};
@@ -51,11 +52,9 @@ impl Engine {
                 return self.outbox.recycle(content);
             }
         };
-        let since = session.since;
         peer.note_heard(at);
-        let is_newest = opened.is_newest && since >= peer.heard_session_since;
-        peer.heard_session_since = peer.heard_session_since.max(since);
-        if is_newest && peer.endpoint != from {
+        // Any session will do: after both sides opened one at once each may send on another.
+        if opened.is_newest && peer.endpoint != from {
             let moved_from = std::mem::replace(&mut peer.endpoint, from);
             self.follow(id, moved_from, from, at);
         }
@@ -152,7 +151,7 @@ impl Engine {
 
     /// Follows a peer to another endpoint.
     fn follow(&mut self, id: PeerId, from: SocketAddr, to: SocketAddr, now: Duration) {
-        self.contacts.learn(to, crate::engine::contacts::Origin::Proven, Some(id), now);
+        self.contacts.learn(to, Origin::Proven, Some(id), now);
         self.contacts.moved(id, to);
         self.emit(Event::PeerMoved { peer: id, from, to });
         self.announce(id, now);

@@ -37,8 +37,6 @@ pub(super) struct Peer {
     /// Since when it has been up; `None` while it is down.
     pub(super) up_since: Option<Duration>,
     pub(super) last_heard: Duration,
-    /// The age of the newest session that anything was heard on.
-    pub(super) heard_session_since: Duration,
     pub(super) last_sent: Duration,
     /// When the first thing was sent that nothing was heard after.
     pub(super) unanswered_since: Option<Duration>,
@@ -67,7 +65,6 @@ impl Peer {
             sessions: Vec::new(),
             up_since: None,
             last_heard: now,
-            heard_session_since: Duration::ZERO,
             last_sent: now,
             unanswered_since: None,
             probe_at: now,
@@ -138,12 +135,29 @@ impl Peer {
         allowed
     }
 
-    /// When this peer next needs attention, if it is up.
-    pub(super) fn deadline(&self, keepalive: Duration, timeout: Duration, enrols: bool) -> Option<Duration> {
+    /// Keeps a session, the latest agreed first. Gives those that there is no room for.
+    pub(super) fn keep(&mut self, session: Session) -> impl Iterator<Item = Session> + '_ {
+        let at = self.sessions.partition_point(|other| other.since > session.since);
+        self.sessions.insert(at, session);
+        self.sessions.drain(SESSIONS_MAX.min(self.sessions.len())..)
+    }
+
+    /// When this peer next needs attention after `now`, if it is up. Keys that should be renewed by now
+    /// are no matter of this table: the dialling has its own.
+    pub(super) fn deadline(
+        &self,
+        now: Duration,
+        keepalive: Duration,
+        timeout: Duration,
+        enrols: bool,
+    ) -> Option<Duration> {
         self.up_since?;
         let mut at = (self.last_heard + timeout).min(self.exchange_at);
         if let Some(session) = self.sessions.first() {
-            at = at.min(self.last_sent + keepalive).min(session.rekey_at);
+            at = at.min(self.last_sent + keepalive);
+            if session.rekey_at > now {
+                at = at.min(session.rekey_at);
+            }
         }
         if let Some(oldest) = self.sessions.iter().map(|session| session.ends_at).min() {
             at = at.min(oldest);
@@ -155,5 +169,20 @@ impl Peer {
             at = at.min(self.enrol_at);
         }
         Some(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_peers_are_limited_and_the_limit_recovers() {
+        let claims = Claims::new("n", "10.7.0.1/24".parse().unwrap(), &[]).unwrap();
+        let now = Duration::from_secs(5);
+        let mut peer = Peer::new(claims, "192.0.2.1:1".parse().unwrap(), now);
+        assert_eq!((0..200).filter(|_| peer.may_exchange(now)).count(), EXCHANGE_BURST as usize);
+        let later = now + Duration::from_secs(2);
+        assert_eq!((0..200).filter(|_| peer.may_exchange(later)).count(), 8);
     }
 }

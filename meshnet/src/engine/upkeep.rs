@@ -150,8 +150,9 @@ impl Engine {
             Pending::Unconfirmed(unconfirmed) => unconfirmed.repeat_at.unwrap_or(pending.expires_at()),
             Pending::Opened { .. } | Pending::Answered { .. } => pending.expires_at(),
         });
+        let (keepalive, timeout) = (self.keepalive, self.peer_timeout);
         let peers =
-            self.peers.values().filter_map(|peer| peer.deadline(self.keepalive, self.peer_timeout, joining));
+            self.peers.values().filter_map(|peer| peer.deadline(now.monotonic, keepalive, timeout, joining));
         let expiries = self.peers.values().filter(|peer| peer.is_up()).filter_map(|peer| {
             let expires = Duration::from_secs(peer.membership.as_ref()?.expires_unix()?);
             Some(now.monotonic + expires.saturating_sub(now.unix).min(EXPIRY_CHECK_EVERY))
