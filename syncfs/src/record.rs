@@ -42,10 +42,11 @@ impl VersionVector {
         self.0.get(device).copied().unwrap_or(0)
     }
 
-    /// Raises `device` to at least `counter`.
+    /// Raises `device` to at least `counter`. 0 is "nothing seen" and leaves no trace.
     pub fn raise(&mut self, device: DeviceId, counter: u64) {
-        let slot = self.0.entry(device).or_insert(0);
-        *slot = (*slot).max(counter);
+        if counter > self.counter(&device) {
+            self.0.insert(device, counter);
+        }
     }
 
     /// Everything that either has seen.

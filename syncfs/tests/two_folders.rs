@@ -1,7 +1,7 @@
 //! Two (and three) real folders over in-memory and TCP streams.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// Far more than anything here takes: only a failure waits this long.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(3);
 
 struct Replica {
     dir: TempDir,
@@ -74,7 +74,9 @@ async fn settle(a: &Folder, b: &Folder) {
     for _ in 0..3 {
         for (writer, reader) in [(a, b), (b, a)] {
             let token = writer.flush().await.unwrap();
-            writer.wait(&token, &[reader.device()], LONG).await.unwrap();
+            if let Err(error) = writer.wait(&token, &[reader.device()], LONG).await {
+                panic!("{error}\n{:?}\n{:?}", writer.status(), reader.status());
+            }
             reader.reached(&token, LONG).await.unwrap();
         }
     }
@@ -221,7 +223,7 @@ async fn a_transfer_that_was_cut_resumes_without_fetching_twice() {
     let one = tokio::spawn(async move { fa.sync(left, None).await });
     let two = tokio::spawn(async move { fb.sync(right, None).await });
     let staging = b.path(".syncfs/staging");
-    let staged = || fs::read_dir(&staging).unwrap().flatten().map(|file| file.metadata().unwrap().len()).sum::<u64>();
+    let staged = || fs::read_dir(&staging).unwrap().flatten().map(|file| file.metadata().unwrap().blocks() * 512).sum::<u64>();
     eventually("a part of the file", || staged() > size as u64 / 4).await;
     one.abort();
     two.abort();
@@ -294,6 +296,7 @@ async fn a_fenced_holder_keeps_its_tail_aside_and_a_follower_undoes_edits() {
     b.folder.hold(2).await.unwrap();
     b.write("data", "current");
     let _link = connect(&a.folder, &b.folder);
+    eventually("the fence", || a.folder.epoch() == 2).await;
     settle(&a.folder, &b.folder).await;
     for replica in [&a, &b] {
         assert_eq!(replica.read("data").as_deref(), Some("current"));

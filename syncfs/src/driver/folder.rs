@@ -164,12 +164,19 @@ impl Folder {
             result = reading => result,
             result = writing => result,
         };
-        drop(inbox);
-        drop(nudge);
         result?;
+        drop(nudge);
         let (reply, summary) = oneshot::channel();
         self.command(Command::Closed(session, reply)).await.ok_or(SyncError::Closed)?;
-        let mut summary = summary.await.map_err(|_| SyncError::Closed)?;
+        let (mut summary, violation) = summary.await.map_err(|_| SyncError::Closed)?;
+        // The stream ended; perhaps because this side had something to object to.
+        let ended = std::iter::from_fn(|| inbox.try_recv().ok()).find_map(|next| match next {
+            Outgoing::End(violation) => Some(violation),
+            Outgoing::Message(_) => None,
+        });
+        if let Some(violation) = ended.or(violation) {
+            return Err(violation.into());
+        }
         summary.received_bytes = received.into_inner();
         summary.sent_bytes = sent.into_inner();
         Ok(summary)

@@ -52,7 +52,7 @@ pub(super) enum Command {
     Received(SessionId, Message),
     /// A stream can take another message, or is gone.
     Nudge,
-    Closed(SessionId, oneshot::Sender<Summary>),
+    Closed(SessionId, oneshot::Sender<(Summary, Option<Violation>)>),
     Stop,
 }
 
@@ -250,7 +250,7 @@ impl Worker {
             Command::Received(session, message) => self.engine.handle(now_ms, Input::Received { session, message })?,
             Command::Nudge | Command::Stop => {}
             Command::Closed(session, reply) => {
-                let _ = reply.send(self.engine.summary(session));
+                let _ = reply.send((self.engine.summary(session), self.engine.ended(session).cloned()));
                 self.close(session)?;
             }
         }

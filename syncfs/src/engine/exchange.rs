@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use crate::device::{DeviceId, IndexId};
+use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::{Disk, DiskError};
 use crate::error::{StoreError, Violation};
 use crate::fence::Fence;
@@ -22,7 +22,7 @@ use crate::status::{Event, Summary};
 use crate::wire::{BYE_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX};
 
 use super::transfer::{Pending, Wants};
-use super::{Engine, SessionId, folder_of};
+use super::{Engine, SessionId};
 
 /// Batches in flight to one peer.
 pub const BATCHES_MAX: usize = 4;
@@ -58,6 +58,7 @@ pub(super) struct Session {
 /// Our records on their way to the peer.
 #[derive(Debug, Default)]
 struct Outgoing {
+    round: u64,
     /// The last sequence sent; `None` until the peer asked.
     cursor: Option<u64>,
     batches: VecDeque<Batch>,
@@ -76,6 +77,7 @@ struct Batch {
 /// The peer's records on their way in.
 #[derive(Debug, Default)]
 struct Incoming {
+    round: u64,
     index: Option<IndexId>,
     received: u64,
     durable: u64,
@@ -121,16 +123,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         match message {
             Message::Hello { .. } => self.hello(id, message)?,
-            Message::State { index, fences } => {
+            Message::State { folder, index, fences } => {
+                self.agree(id, folder)?;
                 self.learn(id, &fences)?;
                 self.ask(id, index)?;
             }
-            Message::Have { index, since } => self.have(id, index, since),
-            Message::Records { index, records, through, knowledge, complete } => {
+            Message::Have { round, index, since } => self.have(id, round, index, since),
+            Message::Records { round, records, through, knowledge, complete } => {
                 let complete = complete.then_some(knowledge);
-                self.records(id, index, records, through, complete)?;
+                self.records(id, round, records, through, complete)?;
             }
-            Message::Ack { index, durable, taken } => self.ack(id, index, durable, taken)?,
+            Message::Ack { round, durable, taken } => self.ack(id, round, durable, taken)?,
             Message::Want(hashes) => {
                 session.serve.extend(hashes);
                 if session.serve.len() > WANT_MAX * 4 {
@@ -162,24 +165,35 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Myself);
         } else if let Some(expected) = session.expect.filter(|expected| *expected != device) {
             session.fail(Violation::WrongDevice { expected, found: device });
-        } else if let (Some(ours), Some(theirs)) = (self.meta.folder, folder)
-            && ours != theirs
-        {
-            session.fail(Violation::WrongFolder { ours, theirs });
         }
         if session.ended.is_some() {
             return Ok(());
         }
         session.peer = Some(device);
         session.summary.peer = Some(device);
-        if self.meta.folder.is_none() {
-            self.meta.folder = Some(folder.unwrap_or_else(|| folder_of(&[self.meta.device, device])));
-            self.uncommitted = true;
-        }
         self.event(Event::Connected(device));
+        self.agree(id, folder)?;
         self.learn(id, &fences)?;
         self.ask(id, index)?;
         self.restart_restores();
+        Ok(())
+    }
+
+    /// Both must be replicas of one folder; one that has no identity yet takes the other's. While neither has, the
+    /// session waits: nothing is asked for.
+    fn agree(&mut self, id: SessionId, folder: Option<FolderId>) -> Result<(), StoreError> {
+        match (self.meta.folder, folder) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+                session.fail(Violation::WrongFolder { ours, theirs });
+            }
+            (None, Some(theirs)) => {
+                self.meta.folder = Some(theirs);
+                self.uncommitted = true;
+                self.founded = true;
+            }
+            _ => {}
+        }
         Ok(())
     }
 
@@ -195,13 +209,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Asks for the peer's records after what is durable here, and forgets what it said of an older index.
     fn ask(&mut self, id: SessionId, index: IndexId) -> Result<(), StoreError> {
         self.forget_offers(id);
-        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.ended.is_none()) else {
-            return Ok(());
-        };
+        let open = |session: &&mut Session| session.ended.is_none() && self.meta.folder.is_some();
+        let Some(session) = self.sessions.get_mut(&id).filter(open) else { return Ok(()) };
         let peer = session.peer.expect("asking comes after Hello");
         let state = self.index.peer(&peer)?;
         let since = if state.theirs == Some(index) { state.have } else { 0 };
+        let round = session.inn.round + 1;
         session.inn = Incoming {
+            round,
             index: Some(index),
             received: since,
             durable: since,
@@ -211,13 +226,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
             ..Incoming::default()
         };
         session.wants = Wants::default();
-        session.control.push_back(Message::Have { index, since });
+        session.control.push_back(Message::Have { round, index, since });
         Ok(())
     }
 
     /// After this replica's index began a new life, or it learned of a fence: tells every peer, and asks again.
     pub(super) fn restate(&mut self, afresh: bool) -> Result<(), StoreError> {
-        let state = Message::State { index: self.meta.index, fences: self.meta.fences.iter().cloned().collect() };
+        let fences = self.meta.fences.iter().cloned().collect();
+        let state = Message::State { folder: self.meta.folder, index: self.meta.index, fences };
         let ids: Vec<_> = self.sessions.keys().copied().collect();
         for id in ids {
             let session = self.sessions.get_mut(&id).expect("the key was just listed");
@@ -235,7 +251,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    fn have(&mut self, id: SessionId, index: IndexId, since: u64) {
+    fn have(&mut self, id: SessionId, round: u64, index: IndexId, since: u64) {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         if index != self.meta.index {
             return;
@@ -244,19 +260,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Record("the peer has more of this replica than exists: was its index restored from a backup?"));
             return;
         }
-        session.out = Outgoing { cursor: Some(since), ..Outgoing::default() };
+        session.out = Outgoing { round, cursor: Some(since), ..Outgoing::default() };
     }
 
     fn records(
         &mut self,
         id: SessionId,
-        index: IndexId,
+        round: u64,
         records: Vec<Numbered>,
         through: u64,
         complete: Option<VersionVector>,
     ) -> Result<(), StoreError> {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-        if session.inn.index != Some(index) {
+        if session.inn.index.is_none() || session.inn.round != round {
             return Ok(());
         }
         let mut last = session.inn.received;
@@ -312,9 +328,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.event(Event::Refused(path.clone()));
     }
 
-    fn ack(&mut self, id: SessionId, index: IndexId, durable: u64, taken: u64) -> Result<(), StoreError> {
+    fn ack(&mut self, id: SessionId, round: u64, durable: u64, taken: u64) -> Result<(), StoreError> {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-        if index != self.meta.index {
+        if session.out.round != round {
             return Ok(());
         }
         if durable > taken || session.out.cursor.is_none_or(|cursor| taken > cursor) {
@@ -331,8 +347,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if let Some(sequence) = acked {
             let peer = session.peer.expect("acknowledgements come after Hello");
             let mut state = self.index.peer(&peer)?;
-            if state.ours != Some(index) || state.acked < sequence {
-                (state.ours, state.acked) = (Some(index), sequence);
+            if state.ours != Some(self.meta.index) || state.acked < sequence {
+                (state.ours, state.acked) = (Some(self.meta.index), sequence);
                 // Committed with whatever comes next: after a crash the peer simply says it again.
                 self.index.put_peer(&peer, &state)?;
                 self.event(Event::Acked { device: peer, sequence });
@@ -357,6 +373,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn next_message(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
         // What is told to a peer must survive a crash of ours: a sequence is never given out twice.
+        if std::mem::take(&mut self.founded) {
+            self.restate(false)?;
+        }
         self.commit()?;
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
         if let Some(violation) = &session.ended {
@@ -401,14 +420,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
             inn.taken = inn.received;
         }
         let ack = (inn.durable, inn.taken);
-        let index = inn.index.filter(|_| ack != inn.acked)?;
+        if inn.index.is_none() || ack == inn.acked {
+            return None;
+        }
         inn.acked = ack;
-        Some(Message::Ack { index, durable: ack.0, taken: ack.1 })
+        Some(Message::Ack { round: inn.round, durable: ack.0, taken: ack.1 })
     }
 
     fn next_batch(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         let Some(cursor) = session.out.cursor else { return Ok(None) };
+        let round = session.out.round;
         if session.out.batches.iter().filter(|batch| !batch.taken).count() >= BATCHES_MAX {
             return Ok(None);
         }
@@ -444,7 +466,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.out.told = Some((self.meta.sequence, self.meta.knowledge.clone()));
         }
         session.out.batches.push_back(Batch { through, complete, taken: false });
-        Ok(Some(Message::Records { index: self.meta.index, records, through, knowledge, complete }))
+        Ok(Some(Message::Records { round, records, through, knowledge, complete }))
     }
 
     /// Reads a chunk for a peer. If it is not where the index says, that file has changed: it is looked at again, and

@@ -88,6 +88,8 @@ pub struct Engine<D, I> {
     stale: u64,
     refused: u64,
     uncommitted: bool,
+    /// The folder's identity became known, and the peers do not know it yet.
+    founded: bool,
     problems: BTreeMap<Option<RelPath>, String>,
     unsettled: BTreeSet<RelPath>,
     events: Vec<Event>,
@@ -110,6 +112,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             stale: 0,
             refused: 0,
             uncommitted: false,
+            founded: false,
             problems: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             events: Vec::new(),
@@ -329,7 +332,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// A new version of this replica's own, that has seen `before`.
     fn own_version(&mut self, before: Option<&Record>, path: &RelPath, kind: crate::record::Kind) -> Record {
         if self.meta.folder.is_none() {
-            self.meta.folder = Some(folder_of(&[self.meta.device]));
+            self.meta.folder = Some(folder_of(&self.meta.device));
+            self.founded = true;
         }
         let mut version = before.map(|record| record.version.clone()).unwrap_or_default();
         version.raise(self.meta.device, self.meta.sequence + 1);
@@ -396,15 +400,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 }
 
-/// The identity of a folder that these replicas founded.
-fn folder_of(founders: &[DeviceId]) -> FolderId {
-    let mut founders = founders.to_vec();
-    founders.sort_unstable();
+/// The identity of a folder that this replica founded.
+fn folder_of(founder: &DeviceId) -> FolderId {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"syncfs folder");
-    founders.iter().for_each(|founder| {
-        hasher.update(founder.as_bytes());
-    });
+    hasher.update(b"syncfs folder").update(founder.as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     FolderId::from_bytes(id)

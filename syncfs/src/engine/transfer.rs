@@ -2,7 +2,7 @@
 //! other local files hold, and the rest from the peer, within a window. Every byte is checked against its chunk's
 //! hash before it enters a stage.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::disk::{Disk, DiskError, Stat, is_intact};
 use crate::error::{StoreError, Violation};
@@ -68,7 +68,7 @@ pub(super) struct Wants {
     /// Who waits for a chunk.
     waiting: BTreeMap<ContentHash, BTreeSet<(RelPath, SessionId)>>,
     /// Not asked for yet.
-    queue: BTreeMap<ContentHash, u32>,
+    queue: VecDeque<(ContentHash, u32)>,
     /// Asked for, with length.
     asked: BTreeMap<ContentHash, u32>,
     asked_bytes: u64,
@@ -76,21 +76,22 @@ pub(super) struct Wants {
 
 impl Wants {
     fn add(&mut self, hash: ContentHash, length: u32, key: (RelPath, SessionId)) {
-        self.waiting.entry(hash).or_default().insert(key);
-        if !self.asked.contains_key(&hash) {
-            self.queue.insert(hash, length);
+        let waiting = self.waiting.entry(hash).or_default();
+        if waiting.is_empty() {
+            self.queue.push_back((hash, length));
         }
+        waiting.insert(key);
     }
 
     /// The next request that fits the window.
     pub(super) fn poll(&mut self) -> Option<Message> {
         let mut hashes = Vec::new();
         while hashes.len() < WANT_MAX && self.asked.len() < WANT_MAX * 2 {
-            let Some((&hash, &length)) = self.queue.first_key_value() else { break };
+            let Some(&(hash, length)) = self.queue.front() else { break };
             if self.asked_bytes > 0 && self.asked_bytes + u64::from(length) > WINDOW_BYTES {
                 break;
             }
-            self.queue.pop_first();
+            self.queue.pop_front();
             self.asked.insert(hash, length);
             self.asked_bytes += u64::from(length);
             hashes.push(hash);

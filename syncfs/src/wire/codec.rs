@@ -50,25 +50,26 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Hello { version, folder, device, index, fences } => {
             out.byte(1);
             out.0.extend_from_slice(&version.to_le_bytes());
-            out.byte(u8::from(folder.is_some()));
-            folder.iter().for_each(|folder| out.0.extend_from_slice(folder.as_bytes()));
+            out.folder(*folder);
             out.0.extend_from_slice(device.as_bytes());
             out.word(index.0);
             out.fences(fences);
         }
-        Message::State { index, fences } => {
+        Message::State { folder, index, fences } => {
             out.byte(2);
+            out.folder(*folder);
             out.word(index.0);
             out.fences(fences);
         }
-        Message::Have { index, since } => {
+        Message::Have { round, index, since } => {
             out.byte(3);
+            out.word(*round);
             out.word(index.0);
             out.word(*since);
         }
-        Message::Records { index, records, through, knowledge, complete } => {
+        Message::Records { round, records, through, knowledge, complete } => {
             out.byte(4);
-            out.word(index.0);
+            out.word(*round);
             out.word(*through);
             out.byte(u8::from(*complete));
             out.vector(knowledge);
@@ -78,9 +79,9 @@ pub fn encode(message: &Message) -> Vec<u8> {
                 out.record(&numbered.record);
             }
         }
-        Message::Ack { index, durable, taken } => {
+        Message::Ack { round, durable, taken } => {
             out.byte(5);
-            out.word(index.0);
+            out.word(*round);
             out.word(*durable);
             out.word(*taken);
         }
@@ -124,15 +125,19 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     let message = match input.byte()? {
         1 => Message::Hello {
             version: u16::from_le_bytes(input.array()?),
-            folder: if input.flag()? { Some(FolderId::from_bytes(input.array()?)) } else { None },
+            folder: input.folder()?,
             device: DeviceId::from_bytes(input.array()?),
             index: IndexId(input.word()?),
             fences: input.fences()?,
         },
-        2 => Message::State { index: IndexId(input.word()?), fences: input.fences()? },
-        3 => Message::Have { index: IndexId(input.word()?), since: input.word()? },
+        2 => Message::State {
+            folder: input.folder()?,
+            index: IndexId(input.word()?),
+            fences: input.fences()?,
+        },
+        3 => Message::Have { round: input.word()?, index: IndexId(input.word()?), since: input.word()? },
         4 => input.records()?,
-        5 => Message::Ack { index: IndexId(input.word()?), durable: input.word()?, taken: input.word()? },
+        5 => Message::Ack { round: input.word()?, durable: input.word()?, taken: input.word()? },
         6 => {
             let count = input.count(WANT_MAX, 32, "want list")?;
             Message::Want((0..count).map(|_| input.hash()).collect::<Result<_, _>>()?)
@@ -209,6 +214,11 @@ impl Writer {
     fn bytes(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.0.extend_from_slice(bytes);
+    }
+
+    fn folder(&mut self, folder: Option<FolderId>) {
+        self.byte(u8::from(folder.is_some()));
+        folder.iter().for_each(|folder| self.0.extend_from_slice(folder.as_bytes()));
     }
 
     fn vector(&mut self, vector: &VersionVector) {
@@ -312,6 +322,10 @@ impl<'a> Reader<'a> {
         self.take(length)
     }
 
+    fn folder(&mut self) -> Result<Option<FolderId>, DecodeError> {
+        Ok(if self.flag()? { Some(FolderId::from_bytes(self.array()?)) } else { None })
+    }
+
     fn path(&mut self) -> Result<RelPath, DecodeError> {
         Ok(RelPath::new(self.bytes(PATH_BYTES_MAX, "path")?)?)
     }
@@ -350,7 +364,7 @@ impl<'a> Reader<'a> {
     }
 
     fn records(&mut self) -> Result<Message, DecodeError> {
-        let index = IndexId(self.word()?);
+        let round = self.word()?;
         let through = self.word()?;
         let complete = self.flag()?;
         let knowledge = self.vector()?;
@@ -359,7 +373,7 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             records.push(Numbered { sequence: self.word()?, record: self.record()? });
         }
-        Ok(Message::Records { index, records, through, knowledge, complete })
+        Ok(Message::Records { round, records, through, knowledge, complete })
     }
 
     fn record(&mut self) -> Result<Record, DecodeError> {

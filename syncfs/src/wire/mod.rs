@@ -53,15 +53,19 @@ pub enum Message {
         /// All takeovers it knows of.
         fences: Vec<Fence>,
     },
-    /// My index began a new life, or I learned of these takeovers. What I said of an older index is void.
+    /// My index began a new life, I learned of these takeovers, or of the folder. What I said of an older index is void.
     State {
+        /// The folder, as in `Hello`.
+        folder: Option<FolderId>,
         /// The sender's index from here on.
         index: IndexId,
         /// Takeovers that the receiver may not know.
         fences: Vec<Fence>,
     },
-    /// Send me your records after `since` of your index.
+    /// Send me your records after `since` of your index. What was sent for an earlier round does not count any more.
     Have {
+        /// Numbers the requests of one stream; `Records` and `Ack` name the one that they belong to.
+        round: u64,
         /// The receiver's index.
         index: IndexId,
         /// The receiver's sequence up to which the sender has everything.
@@ -69,8 +73,8 @@ pub enum Message {
     },
     /// Some of my records in sequence order.
     Records {
-        /// The sender's index.
-        index: IndexId,
+        /// Of the receiver's `Have`.
+        round: u64,
         /// The records.
         records: Vec<Numbered>,
         /// With these you have been told everything up to here.
@@ -82,8 +86,8 @@ pub enum Message {
     },
     /// How far I am with your records.
     Ack {
-        /// The receiver's index.
-        index: IndexId,
+        /// Of the sender's `Have`.
+        round: u64,
         /// Up to here all are durable.
         durable: u64,
         /// Up to here all are in memory: send more.
