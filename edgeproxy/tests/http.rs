@@ -664,3 +664,33 @@ async fn a_raw_client_without_a_head_is_closed_in_time() {
     mute.send("GET / HT").await;
     assert!(mute.is_closed().await);
 }
+
+#[tokio::test]
+async fn no_more_idle_connections_are_kept_than_the_limit() {
+    const AT_ONCE: usize = 3;
+    let together = Arc::new(tokio::sync::Barrier::new(AT_ONCE));
+    let server = Server::start(move |_| {
+        let together = together.clone();
+        async move {
+            together.wait().await;
+            Response::new("ok".into())
+        }
+    })
+    .await;
+    for (kept, dials) in [(0, 6), (1, 5), (AT_ONCE, 3)] {
+        let mut config = config();
+        config.idle_connections_per_server_max = kept;
+        let edge =
+            Edge::start_with(config, Certificates::new(), [server.container("app", "app.example")]).await;
+        for _ in 0..2 {
+            // The server answers none of them before all have arrived, so each has a connection of its own.
+            let answers = tokio::join!(
+                edge.get("app.example", "/"),
+                edge.get("app.example", "/"),
+                edge.get("app.example", "/")
+            );
+            assert_eq!([answers.0.status, answers.1.status, answers.2.status], [200; AT_ONCE]);
+        }
+        assert_eq!(edge.proxy.counters().dials, dials, "with {kept} kept");
+    }
+}

@@ -385,6 +385,19 @@ fn explain_tells_where_a_request_goes_or_why_nowhere() {
     assert!(forced.to_string().contains("answer   404"), "{forced}");
 }
 
+#[test]
+fn near_misses_are_bounded() {
+    use edgeproxy::explain::NEAR_MISSES_MAX as MAX;
+    let misses = |n: usize| {
+        let (table, _) = compile((0..n).map(|n| {
+            container(&format!("c{n}"), 1, &format!("traefik.frontend.rule=Host:h{n}.example.org"))
+        }));
+        let url = "https://other.example.org/";
+        explain(&table, &[], &Method::GET, url, &HeaderMap::new(), None).near_misses.len()
+    };
+    assert_eq!((misses(MAX - 1), misses(MAX), misses(MAX + 1)), (MAX - 1, MAX, MAX));
+}
+
 #[cfg(feature = "driver")]
 #[test]
 fn explain_serialises_to_json() {

@@ -57,18 +57,16 @@ impl Pool {
     }
 
     fn put(&self, upstream: Upstream, sender: Sender) {
-        if sender.is_closed() {
+        if sender.is_closed() || self.per_server_max == 0 {
             return;
         }
         let mut idle = self.lock();
         let kept = idle.entry(upstream).or_default();
         if kept.len() >= self.per_server_max {
-            // The oldest are first.
-            kept.drain(..=kept.len() - self.per_server_max);
+            // The oldest is first.
+            kept.remove(0);
         }
-        if self.per_server_max > 0 {
-            kept.push(Idle { sender, since: Instant::now() });
-        }
+        kept.push(Idle { sender, since: Instant::now() });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Upstream, Vec<Idle>>> {
