@@ -19,3 +19,8 @@ pub mod sync_settings;
 pub mod synced_volume;
 pub mod table;
 pub mod web;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
