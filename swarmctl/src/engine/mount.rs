@@ -381,7 +381,10 @@ impl Volume {
                 self.phase = Phase::Following;
             }
             Err(LeaseError::Refused(Refused::Stale { current, holder, .. })) => {
-                self.lost(cx, epoch, current, holder);
+                // Of an unused grant nothing is lost, or it was said when the replica was fenced.
+                if matches!(release, Release::Flushed { .. }) {
+                    self.lost(cx, epoch, current, holder);
+                }
                 self.phase = Phase::Following;
             }
             Err(error) => self.failed(cx, Step::Release, &error.to_string()),
@@ -396,6 +399,9 @@ impl Volume {
         self.op = None;
         let phase = std::mem::replace(&mut self.phase, Phase::Following);
         let (phase, error) = reached(phase, answer, self.users.wanted());
+        if let Phase::Reverting { grant } = &phase {
+            self.settle |= !grant.unreleased.is_empty();
+        }
         self.phase = phase;
         match error {
             None => {
@@ -432,8 +438,7 @@ impl Volume {
                 }
             }
             (Step::SeenEpoch | Step::CatchUp | Step::Open, source) => {
-                if let Phase::Reverting { grant } = &self.phase {
-                    self.settle |= !grant.unreleased.is_empty();
+                if step == Step::Open {
                     self.retry_at = None;
                 }
                 self.users.turn_away(cx, &MountError::Step { volume, step, source });
