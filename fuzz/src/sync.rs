@@ -116,7 +116,7 @@ pub fn message_seeds() -> Vec<Seed> {
         Numbered { sequence: 3, record: record(&mut Input::new(input), &path) }
     };
     let records = |numbered: Vec<Numbered>| Message::Records {
-        index,
+        round: 1,
         records: numbered,
         through: 9,
         knowledge: [(device, 9)].into_iter().collect(),
@@ -141,9 +141,9 @@ pub fn message_seeds() -> Vec<Seed> {
                 fences: vec![],
             }),
         ),
-        ("have", encode(&Message::Have { index, since: 4 })),
+        ("have", encode(&Message::Have { round: 1, index, since: 4 })),
         ("records", full),
-        ("ack", encode(&Message::Ack { index, durable: 9, taken: 9 })),
+        ("ack", encode(&Message::Ack { round: 1, durable: 9, taken: 9 })),
         ("want", encode(&Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")]))),
         ("chunk", encode(&Message::Chunk { hash: ContentHash::of(b"abc"), bytes: b"abc".to_vec() })),
         ("bye", encode(&Message::Bye("the folder is being closed".to_owned()))),

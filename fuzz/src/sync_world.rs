@@ -48,6 +48,8 @@ struct World {
     disk: MemoryDisk,
     now_ms: u64,
     session: u64,
+    /// Of the replica's last request for records.
+    round: u64,
     sequence: u64,
     edits: u64,
     /// Every whole content that may stand in the folder.
@@ -75,6 +77,7 @@ impl World {
             disk,
             now_ms: 0,
             session: 0,
+            round: 1,
             sequence: 0,
             edits: 0,
             legitimate: BTreeSet::new(),
@@ -94,25 +97,23 @@ impl World {
             }
             1 => self.hello(input),
             2 => self.say(Message::Have {
+                round: u64::from(input.byte() % 4),
                 index: IndexId(u64::from(input.byte() % 8)),
                 since: u64::from(input.byte()),
             }),
             3 | 4 => self.offer(input),
             5 => self.give(input.byte()),
-            6 => {
-                let index = IndexId(u64::from(input.byte() % 8));
-                self.say(Message::Ack {
-                    index,
-                    durable: u64::from(input.byte()),
-                    taken: u64::from(input.byte()),
-                });
-            }
+            6 => self.say(Message::Ack {
+                round: u64::from(input.byte() % 4),
+                durable: u64::from(input.byte()),
+                taken: u64::from(input.byte()),
+            }),
             7 => {
                 let chunk = input.pick(&CHUNKS);
                 self.say(Message::Want(vec![ContentHash::of(chunk); usize::from(input.byte() % 4)]));
             }
             8 => self.say(Message::Gone(ContentHash::of(input.pick::<&[u8]>(&CHUNKS)))),
-            9 => self.say(Message::State { index: INDEX, fences: fences(input) }),
+            9 => self.say(Message::State { folder: None, index: INDEX, fences: fences(input) }),
             10 => {
                 let path = path(input.byte());
                 self.edit(&path, input.byte().is_multiple_of(2));
@@ -132,6 +133,7 @@ impl World {
 
     fn open(&mut self) {
         self.session += 1;
+        self.round = 1;
         self.sequence = 0;
         self.wanted.clear();
         let session = SessionId(self.session);
@@ -168,7 +170,7 @@ impl World {
             })
             .collect();
         self.say(Message::Records {
-            index: INDEX,
+            round: self.round,
             records,
             through: self.sequence,
             knowledge: [(DeviceId::from_bytes([2; 32]), self.sequence)].into_iter().collect(),
@@ -235,8 +237,10 @@ impl World {
             let bytes = encode(&message);
             assert!(bytes.len() <= FRAME_BYTES_MAX);
             assert_eq!(decode(&bytes).as_ref(), Ok(&message));
-            if let Message::Want(hashes) = message {
-                self.wanted.extend(hashes);
+            match message {
+                Message::Have { round, since, .. } => (self.round, self.sequence) = (round, since),
+                Message::Want(hashes) => self.wanted.extend(hashes),
+                _ => {}
             }
         }
     }
@@ -293,7 +297,7 @@ pub fn session_seeds() -> Vec<Seed> {
             [&hello[..], &file(0, 1, 0, 0), &[SETTLE, 5, 0, SETTLE, 11, 1, 2, 0]].concat(),
         ),
         ("hostile_sequences", [&hello[..], &file(7, 1, 0, 0), &file(7, 1, 0, 0), &[SETTLE]].concat()),
-        ("hostile_acks", [&hello[..], &[2, 5, 0, SETTLE, 6, 5, 1, 1, 6, 5, 255, 255, SETTLE]].concat()),
+        ("hostile_acks", [&hello[..], &[2, 1, 5, 0, SETTLE, 6, 1, 1, 1, 6, 1, 255, 255, SETTLE]].concat()),
     ]
 }
 
