@@ -89,7 +89,8 @@
 //! dial endpoints of its choice (limited). Without an authority every member can claim any free prefix.
 //!
 //! *A ticket* contains the network secret and makes its first user a member. It is used once and
-//! expires; after that it still is as good as the secret.
+//! expires; after that it still is as good as the secret. A joining node shows it to the issuer alone, once that
+//! has proven itself, and answers nobody meanwhile.
 //!
 //! *A stolen node key* reads no recorded traffic: sessions have forward secrecy, and the secret is mixed in
 //! besides. It is the node until its membership expires; there is no list of revoked memberships yet.

@@ -138,7 +138,6 @@ impl Mesh {
     /// # Errors
     /// See [`StartError`].
     // Async so that it can only be called where its tasks can be spawned.
-    #[allow(clippy::unused_async)]
     pub async fn start_on(
         mut config: Config,
         device: impl Device,

@@ -116,7 +116,6 @@ impl Stack {
     /// # Errors
     /// `AddrInUse` if the port is taken, `AddrNotAvailable` if no socket is free.
     // Async as in tokio, so that a listener over the host's network can take its place.
-    #[allow(clippy::unused_async)]
     pub async fn listen(&self, port: u16) -> io::Result<TcpListener> {
         listener::listen(&self.shared, port)
     }
