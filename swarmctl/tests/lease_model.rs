@@ -22,7 +22,8 @@ const CRASHES: usize = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Intent {
     Acquire,
-    Takeover,
+    /// From the holder of the epoch that was seen first.
+    Takeover(u64),
     Release,
     ZombieRelease,
 }
@@ -95,7 +96,12 @@ fn successors(world: &World, refusals: &mut u64) -> Vec<World> {
         if node.pending.is_some() {
             all.push(swap(world.clone(), index, refusals));
         } else if node.operations < OPERATIONS {
-            for intent in [Intent::Acquire, Intent::Takeover, Intent::Release, Intent::ZombieRelease] {
+            for intent in [
+                Intent::Acquire,
+                Intent::Takeover(world.record.epoch),
+                Intent::Release,
+                Intent::ZombieRelease,
+            ] {
                 all.extend(read(world, index, intent));
             }
         }
@@ -125,7 +131,7 @@ fn read(world: &World, index: usize, intent: Intent) -> Option<World> {
     let node = &world.nodes[index];
     let sensible = match intent {
         Intent::Acquire => node.grant.is_none(),
-        Intent::Takeover => {
+        Intent::Takeover(_) => {
             node.grant.is_none() && world.record.holder.as_ref().is_some_and(|by| *by != name(index))
         }
         Intent::Release => node.grant.is_some(),
@@ -154,8 +160,10 @@ fn swap(mut world: World, index: usize, refusals: &mut u64) -> World {
                 granted(&mut world, index, after, grant);
             }
         }
-        Intent::Takeover => {
-            if let Ok((after, grant)) = lease::takeover(&before, &name(index), before.epoch, 0) {
+        Intent::Takeover(seen) => {
+            if let Ok((after, grant)) = lease::takeover(&before, &name(index), seen, 0) {
+                let passed_over = before.holder.as_ref().and(grant.unreleased.last());
+                assert!(passed_over.is_none_or(|it| it.epoch == seen), "a tenure that nobody looked at");
                 granted(&mut world, index, after, grant);
             }
         }

@@ -377,6 +377,7 @@ impl Engine {
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
+    use crate::lease::Tenure;
 
     fn engine() -> (Engine, VolumeName, Instant) {
         let mut engine = Engine::new("home-1".parse().unwrap(), VolumeOptions::default());
@@ -460,5 +461,43 @@ mod tests {
             _ => None,
         });
         assert_eq!(reason.unwrap().chars().count(), 256);
+    }
+
+    /// The next call, once the events before it are drained.
+    fn call(engine: &mut Engine) -> Output {
+        let calls: Vec<Output> = outputs(engine)
+            .into_iter()
+            .filter(|it| matches!(it, Output::Lease { .. } | Output::Backend { .. }))
+            .collect();
+        let [call] = &calls[..] else { panic!("one call at a time: {calls:?}") };
+        call.clone()
+    }
+
+    #[test]
+    fn a_takeover_whose_open_failed_is_tried_again_and_not_given_back() {
+        let (mut engine, volume, now) = engine();
+        let answer = |engine: &mut Engine, now: Instant, answer: BackendAnswer| {
+            let Output::Backend { op, volume, .. } = call(engine) else { panic!("a call of the backend") };
+            engine.handle(now, Input::BackendAnswer { volume, op, answer });
+        };
+        engine.handle(now, Input::Mount { request: 1, volume: volume.clone(), id: "c1".parse().unwrap() });
+        answer(&mut engine, now, BackendAnswer::SeenEpoch(Ok(1)));
+        let Output::Lease { op, .. } = call(&mut engine) else { panic!("a call of the lease") };
+        let gone = Tenure { holder: "home-2".parse().unwrap(), epoch: 1 };
+        let grant = Grant {
+            volume: volume.clone(),
+            holder: "home-1".parse().unwrap(),
+            epoch: 2,
+            barrier: None,
+            unreleased: vec![gone],
+            store_behind: false,
+        };
+        engine.handle(now, Input::LeaseAnswer { volume, op, answer: LeaseAnswer::Granted(Ok(grant)) });
+        answer(&mut engine, now, BackendAnswer::Opened(Err(BackendError::failed("disk full"))));
+        answer(&mut engine, now, BackendAnswer::Closed(Ok(())));
+        let again = engine.deadline().expect("it is tried again");
+        engine.handle(again, Input::Tick);
+        let call = call(&mut engine);
+        assert!(matches!(call, Output::Backend { call: BackendCall::Open { epoch: 2 }, .. }), "{call:?}");
     }
 }

@@ -30,9 +30,10 @@ impl Faults {
         Self { call: 0, crash: 0, partition: 0, cancel: 0 }
     }
 
-    /// Every kind; calls fail often, seldom or never, by seed.
+    /// Every kind; by seed, calls fail often, seldom or never, and nodes crash or do not.
     pub(crate) fn all(seed: u64) -> Self {
-        Self { call: [0, 2, 8][seed as usize % 3], crash: 3, partition: 6, cancel: 4 }
+        let crash = if seed.is_multiple_of(2) { 3 } else { 0 };
+        Self { call: [0, 2, 8][seed as usize % 3], crash, partition: 6, cancel: 4 }
     }
 }
 
@@ -193,9 +194,13 @@ impl World {
             }
         }
         self.run(Duration::from_secs(180));
+        // A node that has crashed may hold a lease that it knows nothing of. Any other has to come to rest on
+        // its own, whatever answers were lost.
         for index in 0..self.nodes.len() {
-            let volume = self.volume.clone();
-            self.request(index, None, |request| Input::Settle { request, volume });
+            if self.nodes[index].life > 0 {
+                let volume = self.volume.clone();
+                self.request(index, None, |request| Input::Settle { request, volume });
+            }
         }
         self.run(Duration::from_secs(180));
         assert_eq!(self.record.holder, None, "the lease is free in the end: {:?}", self.statuses());
