@@ -101,6 +101,7 @@ impl EdgeSettings {
         })
     }
 
+    /// What the library needs.
     pub fn config(&self) -> Config {
         let mut config = Config::default();
         config.http = Some(self.listen.unwrap_or(LISTEN));

@@ -55,6 +55,7 @@ pub struct MeshSettings {
     pub control: Option<PathBuf>,
 }
 
+/// Where a node's packets come from and go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Device {

@@ -62,6 +62,7 @@ impl SyncSettings {
         self.peer.iter().map(id).collect()
     }
 
+    /// Whether a stream may go to or come in at this address.
     pub fn allows(&self, address: IpAddr) -> bool {
         self.unauthenticated || host_port::is_private(address)
     }

@@ -1,5 +1,5 @@
 //! `edged` and `swarmctl` against a real Docker Engine.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 mod support;
 

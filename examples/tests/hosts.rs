@@ -1,5 +1,5 @@
 //! Two hosts, two `meshd`: a kernel TUN interface on each, a wire between them, and real programs that talk.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 mod support;
 

@@ -64,7 +64,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
-        node: MeshSettings,
+        node: Box<MeshSettings>,
     },
     /// Show a running node and its peers
     Status {

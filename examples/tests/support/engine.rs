@@ -11,7 +11,7 @@ use super::netns::{Netns, must};
 use super::until;
 
 /// The image that [`Engine::start`] imports: busybox, `/www/index.html`, nothing else.
-pub const IMAGE: &str = "busybox-test:1";
+pub(crate) const IMAGE: &str = "busybox-test:1";
 
 const SCRIPT: &str = r#"
 mount -t tmpfs tmpfs /run
@@ -19,7 +19,7 @@ exec dockerd --data-root "$1/data" --exec-root /run/docker --pidfile /run/docker
     -H "unix://$1/docker.sock" --shutdown-timeout 2"#;
 
 /// A running engine.
-pub struct Engine {
+pub(crate) struct Engine {
     child: Child,
     // Removed last, when nothing uses it any more.
     directory: tempfile::TempDir,
@@ -27,7 +27,7 @@ pub struct Engine {
 
 impl Engine {
     /// Starts an engine in `netns`, waits until it answers, and imports [`IMAGE`].
-    pub fn start(netns: &Netns) -> Engine {
+    pub(crate) fn start(netns: &Netns) -> Engine {
         let directory = tempfile::Builder::new().prefix("engine-").tempdir().expect("a directory");
         std::fs::create_dir(directory.path().join("data")).expect("created");
         let log = File::create(directory.path().join("log")).expect("created");
@@ -64,13 +64,13 @@ impl Engine {
     }
 
     /// Its API socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("docker.sock")
     }
 
     /// Runs the `docker` client against it; fails the test with what it said.
     #[track_caller]
-    pub fn docker(&self, arguments: &[&str]) -> String {
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         must("docker", &[&["-H", &self.host()], arguments].concat()).trim().to_owned()
     }
 

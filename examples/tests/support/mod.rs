@@ -2,8 +2,8 @@
 //! deadline.
 #![allow(dead_code)]
 
-pub mod engine;
-pub mod netns;
+pub(crate) mod engine;
+pub(crate) mod netns;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a machine that is busy with other tests.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Runs a binary of this package to its end.
-pub fn run(binary: &str, arguments: &[&str]) -> Output {
+pub(crate) fn run(binary: &str, arguments: &[&str]) -> Output {
     command(binary, arguments).stdin(Stdio::null()).output().expect("the binary starts")
 }
 
 /// The command line of a binary of this package, free of what the caller's environment would change.
-pub fn command(binary: &str, arguments: &[&str]) -> Command {
+pub(crate) fn command(binary: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(path(binary));
     command.args(arguments);
     for name in ["RUST_LOG", "DOCKER_HOST", "XDG_RUNTIME_DIR"] {
@@ -30,18 +30,18 @@ pub fn command(binary: &str, arguments: &[&str]) -> Command {
 }
 
 /// Where cargo put a binary of this package.
-pub fn path(binary: &str) -> PathBuf {
+pub(crate) fn path(binary: &str) -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_syncd")).with_file_name(binary)
 }
 
 /// Text of an output stream.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Fails unless the program ended with `status`, and gives its standard output.
 #[track_caller]
-pub fn expect_status(output: &Output, status: i32) -> String {
+pub(crate) fn expect_status(output: &Output, status: i32) -> String {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(status), "stdout: {out}\nstderr: {err}");
     out
@@ -49,7 +49,7 @@ pub fn expect_status(output: &Output, status: i32) -> String {
 
 /// Fails unless the program failed as a person expects: status 1, one line on stderr that begins with its name.
 #[track_caller]
-pub fn expect_failure(binary: &str, arguments: &[&str]) -> String {
+pub(crate) fn expect_failure(binary: &str, arguments: &[&str]) -> String {
     let output = run(binary, arguments);
     expect_status(&output, 1);
     let err = text(&output.stderr);
@@ -60,7 +60,7 @@ pub fn expect_failure(binary: &str, arguments: &[&str]) -> String {
 
 /// Polls until `probe` gives a value; fails with `what` after [`PATIENCE`].
 #[track_caller]
-pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = probe() {
@@ -72,7 +72,7 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A running daemon. It is killed when this is dropped.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     ready: String,
     stderr: Arc<Mutex<String>>,
@@ -81,7 +81,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it and waits for its first line, `ready KEY=VALUE ..`.
     #[track_caller]
-    pub fn start(mut command: Command) -> Daemon {
+    pub(crate) fn start(mut command: Command) -> Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the daemon starts");
         let stderr = Arc::new(Mutex::new(String::new()));
@@ -110,30 +110,30 @@ impl Daemon {
 
     /// A value of the ready line.
     #[track_caller]
-    pub fn fact(&self, key: &str) -> String {
+    pub(crate) fn fact(&self, key: &str) -> String {
         let key = format!("{key}=");
         let found = self.ready.split_whitespace().find_map(|word| word.strip_prefix(&key));
         found.unwrap_or_else(|| panic!("no {key} in {}", self.ready)).to_owned()
     }
 
     /// What it logged so far.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
     }
 
     /// Its process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Power cut: SIGKILL, and gone.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("ours to kill");
         self.child.wait().expect("ours to wait for");
     }
 
     /// Sends SIGTERM, waits for the end, and gives its status and how long it took.
-    pub fn terminate(mut self) -> (ExitStatus, Duration) {
+    pub(crate) fn terminate(mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();
         let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
         assert!(sent.expect("kill is there").success());
@@ -153,7 +153,7 @@ impl Drop for Daemon {
 }
 
 /// Whether a privileged test can run. Under `CI=true` what is missing is a failure; elsewhere it is printed.
-pub fn can_run(programs: &[&str], devices: &[&str]) -> bool {
+pub(crate) fn can_run(programs: &[&str], devices: &[&str]) -> bool {
     let mut missing = Vec::new();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));

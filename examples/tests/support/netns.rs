@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Runs a program to its end; anything but success fails the test with what it said.
 #[track_caller]
-pub fn must(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn must(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().expect("the program is there");
     let said = super::text(&output.stderr);
     assert!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
@@ -13,13 +13,13 @@ pub fn must(program: &str, arguments: &[&str]) -> String {
 }
 
 /// A network namespace of this test process; deleted, with its interfaces, when dropped.
-pub struct Netns {
+pub(crate) struct Netns {
     name: String,
 }
 
 impl Netns {
     /// Creates `PURPOSE-PID` with its loopback up.
-    pub fn new(purpose: &str) -> Netns {
+    pub(crate) fn new(purpose: &str) -> Netns {
         let name = format!("{purpose}-{}", std::process::id());
         must("ip", &["netns", "add", &name]);
         let netns = Netns { name };
@@ -28,18 +28,18 @@ impl Netns {
     }
 
     /// Its name, as `ip netns` has it.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Runs `ip` in it.
     #[track_caller]
-    pub fn ip(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ip(&self, arguments: &[&str]) -> String {
         must("ip", &[&["-n", &self.name], arguments].concat())
     }
 
     /// Joins two namespaces by a pair of interfaces `eth0` with these addresses (`IP/LEN`).
-    pub fn link(&self, address: &str, other: &Netns, other_address: &str) {
+    pub(crate) fn link(&self, address: &str, other: &Netns, other_address: &str) {
         // Made inside, so that the host never sees them.
         self.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &other.name]);
         for (netns, address) in [(self, address), (other, other_address)] {
@@ -49,7 +49,7 @@ impl Netns {
     }
 
     /// The command line of a program in it; the process is the program itself.
-    pub fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program).args(arguments);
         command.env_remove("RUST_LOG");
@@ -57,7 +57,7 @@ impl Netns {
     }
 
     /// Runs a program in it to its end: whether it succeeded, and what it printed.
-    pub fn run(&self, program: &str, arguments: &[&str]) -> (bool, Vec<u8>) {
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> (bool, Vec<u8>) {
         let output = self.command(Path::new(program), arguments).output().expect("the program is there");
         (output.status.success(), output.stdout)
     }
