@@ -24,8 +24,9 @@
 //!   ever taken.
 //!
 //! Every cut passes `PRAGMA quick_check` before it is published. The header's journal mode (bytes 18, 19) is as the
-//! application set it, so that the application finds its mode again on the replica. A cut through the backup API has
-//! change counter 1 and the source's schema cookie.
+//! application set it, so that the application finds its mode again on the replica. In WAL mode the change counter means
+//! nothing and the backup API does not keep it, so that all cuts of such a database get the same one: the same
+//! content then gives the same bytes, whichever way it was read. A database with a rollback journal is copied exactly.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -47,6 +48,8 @@ use crate::path::RelPath;
 
 /// How long files must have been left alone to be copied raw: more than the granularity of their times.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
+/// The version that introduced WAL mode stands in the header of every cut of a WAL-mode database.
+const WRITER_VERSION: u32 = 3_007_000;
 /// How often a raw copy between two commits is tried at once.
 const ATTEMPTS_MAX: usize = 20;
 /// The files beside a database that belong to it and are never replicated.
@@ -214,7 +217,7 @@ pub(super) fn is_quiet(source: &Source<'_>) -> Result<bool, DiskError> {
 
 /// Takes a cut into the file `to`, which does not exist yet; on an error nothing is left there.
 pub(super) fn cut(source: &Source<'_>, to: &Path) -> Result<(), DiskError> {
-    let result = take(source, to).and_then(|()| check(to));
+    let result = take(source, to).and_then(|()| level(to)).and_then(|()| check(to));
     if result.is_err() {
         clear(to);
     }
@@ -241,6 +244,24 @@ fn take(source: &Source<'_>, to: &Path) -> Result<(), DiskError> {
     } else {
         Err(DiskError::Busy("the database is in the middle of a commit".to_owned()))
     }
+}
+
+/// Writes fixed values for what the ways of copying a WAL-mode database disagree on: change counter (bytes 24..28), the
+/// counter for which the header's size field holds (92..96), and the version of the last writer (96..100).
+fn level(cut: &Path) -> Result<(), DiskError> {
+    let level = || -> std::io::Result<()> {
+        let file = File::options().read(true).write(true).open(cut)?;
+        let mut header = [0; 100];
+        file.read_exact_at(&mut header, 0)?;
+        if header[18..20] == [2, 2] {
+            header[24..28].copy_from_slice(&1_u32.to_be_bytes());
+            header[92..96].copy_from_slice(&1_u32.to_be_bytes());
+            header[96..100].copy_from_slice(&WRITER_VERSION.to_be_bytes());
+            file.write_all_at(&header, 0)?;
+        }
+        Ok(())
+    };
+    level().map_err(|error| failed("write a cut", error))
 }
 
 /// Copies files that nobody writes, and lets SQLite recover the copy.

@@ -1,0 +1,236 @@
+//! Live SQLite databases: the application never notices, and every state that a replica shows is a consistent prefix
+//! of what was committed.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use syncfs::{Config, Folder};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Row `n` of both tables is written in transaction `n`, with some bulk that moves pages around.
+fn prepare(path: &Path, mode: &str) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    connection.pragma_update(None, "journal_mode", mode).unwrap();
+    connection
+        .execute_batch(
+            "BEGIN;
+             CREATE TABLE a (n INTEGER PRIMARY KEY, bulk BLOB);
+             CREATE TABLE b (n INTEGER PRIMARY KEY, bulk BLOB);
+             COMMIT;",
+        )
+        .unwrap();
+    connection
+}
+
+fn commit(connection: &mut Connection, n: u64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute("INSERT INTO a VALUES (?1, randomblob(300))", [n as i64])?;
+    transaction.execute("UPDATE a SET bulk = randomblob(200) WHERE n = ?1", [(n / 2) as i64])?;
+    transaction.execute("INSERT INTO b VALUES (?1, randomblob(700))", [n as i64])?;
+    transaction.commit()
+}
+
+/// What a copied database holds: integrity, and how many transactions, checked to be a prefix.
+fn inspect(path: &Path) -> u64 {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{}?immutable=1", path.display());
+    let connection = Connection::open_with_flags(uri, flags).unwrap();
+    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+    if tables == 0 {
+        return 0;
+    }
+    let count = |table: &str| -> (u64, u64) {
+        let sql = format!("SELECT count(*), coalesce(max(n), 0) FROM {table}");
+        connection
+            .query_row(&sql, [], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))
+            .unwrap()
+    };
+    let (a, b) = (count("a"), count("b"));
+    assert_eq!(a, b, "both tables at the same transaction");
+    assert_eq!(a.0, a.1, "no transaction is missing before the last");
+    a.0
+}
+
+async fn connect(a: &Folder, b: &Folder) {
+    let (left, right) = tokio::io::duplex(1 << 20);
+    let (a, b) = (a.clone(), b.clone());
+    tokio::spawn(async move { a.sync(left, None).await });
+    tokio::spawn(async move { b.sync(right, None).await });
+}
+
+/// Writes for a while with `busy_timeout = 0` and examines every state that the replica shows meanwhile.
+async fn write_and_watch(mode: &'static str, pause: Duration) {
+    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = Folder::create(Config::new(left.path())).await.unwrap();
+    let b = Folder::create(Config::new(right.path())).await.unwrap();
+    connect(&a, &b).await;
+    let (source, replica) = (left.path().join("app.db"), right.path().join("app.db"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let committed = Arc::new(AtomicU64::new(0));
+    let writer = std::thread::spawn({
+        let (stop, committed, source) = (Arc::clone(&stop), Arc::clone(&committed), source.clone());
+        move || {
+            let mut connection = prepare(&source, mode);
+            let mut busy = 0;
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                match commit(&mut connection, n + 1) {
+                    Ok(()) => n += 1,
+                    Err(error) => {
+                        println!("{error}");
+                        busy += 1;
+                    }
+                }
+                committed.store(n, Ordering::Relaxed);
+                std::thread::sleep(pause);
+            }
+            (n, busy, connection)
+        }
+    });
+    let copy = left.path().parent().unwrap().join(format!("copy-{mode}-{}", std::process::id()));
+    let (mut states, mut last) = (0, 0);
+    let end = Instant::now() + Duration::from_secs(4);
+    let mut inode = 0;
+    while Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let Ok(meta) = fs::metadata(&replica) else { continue };
+        let now = std::os::unix::fs::MetadataExt::ino(&meta);
+        if now == inode || meta.len() == 0 {
+            continue;
+        }
+        inode = now;
+        fs::copy(&replica, &copy).unwrap();
+        let count = inspect(&copy);
+        assert!(count >= last, "a replica never goes back: {count} after {last}");
+        assert!(count <= committed.load(Ordering::Relaxed) + 1);
+        (states, last) = (states + 1, count);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (total, busy, connection) = writer.join().unwrap();
+    let token = a.flush().await.unwrap();
+    a.wait(&token, &[b.device()], LONG).await.unwrap();
+    fs::copy(&replica, &copy).unwrap();
+    println!("{mode}: {total} commits, {states} replica states, {busy} busy");
+    assert_eq!(busy, 0, "the application noticed");
+    assert_eq!(inspect(&copy), total, "the barrier covers every commit");
+    assert!(states > 2, "the replica was updated while the application wrote: {states}");
+    let names: Vec<_> = fs::read_dir(right.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name == "app.db" || name == ".syncfs"), "no side files: {names:?}");
+    drop(connection);
+    let _ = fs::remove_file(copy);
+}
+
+#[tokio::test]
+async fn a_writer_in_wal_mode_never_notices_and_its_replica_is_always_consistent() {
+    write_and_watch("WAL", Duration::from_millis(5)).await;
+}
+
+#[tokio::test]
+async fn a_writer_with_a_rollback_journal_never_notices_and_its_replica_is_always_consistent() {
+    write_and_watch("DELETE", Duration::from_millis(30)).await;
+}
+
+#[tokio::test]
+async fn locks_of_an_embedded_application_survive_our_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut connection = prepare(&path, "DELETE");
+    commit(&mut connection, 1).unwrap();
+    let folder = Folder::create(Config::new(dir.path())).await.unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..3 {
+        folder.scan().await.unwrap();
+    }
+    // Another process sees whether our process still holds the reserved lock.
+    let probe = std::process::Command::new("python3")
+        .args(["-c", "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0); c.execute('BEGIN IMMEDIATE')"])
+        .arg(&path)
+        .output();
+    let Ok(probe) = probe else { return println!("no python3: not checked from another process") };
+    let text = String::from_utf8_lossy(&probe.stderr);
+    assert!(text.contains("locked"), "the lock is gone: {text}");
+    connection.execute_batch("ROLLBACK").unwrap();
+    folder.close().await;
+}
+
+#[tokio::test]
+async fn the_application_moves_to_the_replica_and_back_with_its_journal_mode() {
+    for mode in ["WAL", "DELETE"] {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let a = Folder::create(Config::new(dirs[0].path())).await.unwrap();
+        let b = Folder::create(Config::new(dirs[1].path())).await.unwrap();
+        connect(&a, &b).await;
+        let nodes = [&a, &b];
+        let mut n = 0;
+        for epoch in 1..=4_u64 {
+            let (here, there) = (epoch as usize % 2, (epoch as usize + 1) % 2);
+            nodes[here].hold(epoch).await.unwrap();
+            let path = dirs[here].path().join("app.db");
+            let mut connection = if n == 0 {
+                prepare(&path, mode)
+            } else {
+                let connection = Connection::open(&path).unwrap();
+                connection.busy_timeout(Duration::ZERO).unwrap();
+                connection
+            };
+            let now: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+            assert_eq!(now.to_uppercase(), mode);
+            let count: i64 = connection.query_row("SELECT count(*) FROM b", [], |row| row.get(0)).unwrap();
+            assert_eq!(count as u64, n, "every commit made the move");
+            for _ in 0..20 {
+                n += 1;
+                commit(&mut connection, n).unwrap();
+            }
+            // Every other time the application does not get to close its database.
+            if epoch % 2 == 0 { std::mem::forget(connection) } else { drop(connection) }
+            let token = nodes[here].flush().await.unwrap();
+            nodes[here].follow().await.unwrap();
+            nodes[there].reached(&token, LONG).await.unwrap();
+        }
+        assert!(a.conflicts().await.unwrap().is_empty() && b.conflicts().await.unwrap().is_empty());
+        for dir in &dirs {
+            let aside = fs::read_dir(dir.path().join(".syncfs/aside")).unwrap().count();
+            assert_eq!(aside, 0, "nothing had to be set aside");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_small_commit_costs_little_on_the_wire() {
+    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = Folder::create(Config::new(left.path())).await.unwrap();
+    let b = Folder::create(Config::new(right.path())).await.unwrap();
+    let mut connection = prepare(&left.path().join("app.db"), "WAL");
+    connection.execute_batch("CREATE TABLE big (bulk BLOB)").unwrap();
+    connection
+        .execute("WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 4000) INSERT INTO big SELECT randomblob(1000) FROM t", [])
+        .unwrap();
+    let (one, two) = tokio::io::duplex(1 << 20);
+    let (fa, fb) = (a.clone(), b.clone());
+    let session = tokio::spawn(async move { fa.sync(one, None).await });
+    tokio::spawn(async move { fb.sync(two, None).await });
+    let token = a.flush().await.unwrap();
+    a.wait(&token, &[b.device()], LONG).await.unwrap();
+    b.close().await;
+    let first = session.await.unwrap().unwrap_or_default().sent_bytes;
+    let b = Folder::open(Config::new(right.path())).await.unwrap();
+    commit(&mut connection, 1).unwrap();
+    let (one, two) = tokio::io::duplex(1 << 20);
+    let (fa, fb) = (a.clone(), b.clone());
+    let session = tokio::spawn(async move { fa.sync(one, None).await });
+    tokio::spawn(async move { fb.sync(two, None).await });
+    let token = a.flush().await.unwrap();
+    a.wait(&token, &[b.device()], LONG).await.unwrap();
+    b.close().await;
+    let second = session.await.unwrap().unwrap_or_default().sent_bytes;
+    println!("first {first} bytes, one commit later {second} bytes");
+    assert!(first > 4_000_000 && second < 200_000, "{first} then {second}");
+}
