@@ -272,7 +272,7 @@ impl Core {
     fn reap(&mut self, now: Duration) {
         let mut waiting = 0;
         let mut done = Vec::new();
-        for (handle, connection) in &self.connections {
+        for (handle, connection) in &mut self.connections {
             let Some(dropped_at) = connection.dropped_at else { continue };
             let socket = self.sockets.get_mut::<tcp::Socket<'_>>(*handle);
             // Nobody will read it: it must not close the window on what the other side still sends.
@@ -281,6 +281,10 @@ impl Core {
                 // An aborted socket first sends its reset; then it has no remote end any more.
                 tcp::State::Closed if socket.remote_endpoint().is_none() => done.push(*handle),
                 tcp::State::TimeWait => {
+                    // Both sides have said all: nobody waits for the host any more.
+                    if std::mem::take(&mut connection.is_watched) {
+                        self.liveness.release(connection.remote.ip());
+                    }
                     waiting += 1;
                     if waiting > TIME_WAIT_MAX {
                         done.push(*handle);
