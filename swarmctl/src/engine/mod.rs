@@ -500,4 +500,22 @@ mod tests {
         let call = call(&mut engine);
         assert!(matches!(call, Output::Backend { call: BackendCall::Open { epoch: 2 }, .. }), "{call:?}");
     }
+
+    #[test]
+    fn an_acquire_whose_answer_was_lost_is_cleared_up_though_nobody_waits_any_more() {
+        let (mut engine, volume, now) = engine();
+        engine.handle(now, Input::Mount { request: 1, volume: volume.clone(), id: "c1".parse().unwrap() });
+        let Output::Backend { op, .. } = call(&mut engine) else { panic!("a call of the backend") };
+        let answer = BackendAnswer::SeenEpoch(Ok(0));
+        engine.handle(now, Input::BackendAnswer { volume: volume.clone(), op, answer });
+        let Output::Lease { op, .. } = call(&mut engine) else { panic!("a call of the lease") };
+        let lost = LeaseError::Unavailable { reason: "no answer".to_owned() };
+        engine.handle(now, Input::LeaseAnswer { volume, op, answer: LeaseAnswer::Granted(Err(lost)) });
+        engine.handle(now, Input::Cancel { request: 1 });
+        let again = engine.deadline().expect("it is tried again");
+        outputs(&mut engine);
+        engine.handle(again, Input::Tick);
+        let call = call(&mut engine);
+        assert!(matches!(call, Output::Lease { call: LeaseCall::Acquire { .. }, .. }), "{call:?}");
+    }
 }
