@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::phase::{Phase, reached};
+use super::report::cut;
 use super::users::Users;
 use super::{
     BackendAnswer, BackendCall, Counters, Event, LeaseAnswer, LeaseCall, OpId, Output, RequestId, Step,
@@ -39,9 +40,6 @@ use crate::error::{MountError, UnmountError};
 use crate::lease::{Grant, LeaseError, Refused, Release, Takeover};
 use crate::name::{MountId, NodeName, VolumeName};
 use crate::volume::BackendError;
-
-/// Longest text of a backend or store that is kept and shown, in bytes.
-const DETAIL_MAX_BYTES: usize = 512;
 
 /// What a volume may see and touch of its engine.
 pub(super) struct Context<'a> {
@@ -489,10 +487,6 @@ impl Volume {
 /// Whether the store would name the grant's own node as the holder if the grant were released as unused.
 fn owes(grant: &Grant) -> bool {
     grant.unreleased.last().is_some_and(|tenure| tenure.holder == grant.holder)
-}
-
-fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(DETAIL_MAX_BYTES)].to_owned()
 }
 
 impl Context<'_> {

@@ -6,6 +6,9 @@ use crate::barrier::Barrier;
 use crate::lease::Tenure;
 use crate::name::VolumeName;
 
+/// Longest text of a backend or store that is kept and shown, in bytes.
+const DETAIL_MAX_BYTES: usize = 512;
+
 /// How an unmount ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unmounted {
@@ -173,4 +176,9 @@ impl fmt::Display for Step {
             Self::Release => "releasing the lease",
         })
     }
+}
+
+/// The text as it is kept and shown.
+pub(super) fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(DETAIL_MAX_BYTES)].to_owned()
 }
