@@ -10,7 +10,7 @@ use meshnet::stack::{Stack, StackConfig, StackDevice, TcpListener, TcpStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -235,29 +235,4 @@ async fn a_reset_is_told_from_an_end() {
     drop(listener);
     let error = timeout(PATIENCE, client.read_u8()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: run it with --release"]
-async fn throughput_of_one_connection() {
-    let pair = ipv4(|config| config.mtu = 1280);
-    let (mut client, mut server, _listener) = connected(&pair).await;
-    let total = 200_000_000;
-    let start = Instant::now();
-    tokio::spawn(async move {
-        let block = vec![1; 64 * 1024];
-        let mut left: usize = total;
-        while left > 0 {
-            let len = left.min(block.len());
-            client.write_all(&block[..len]).await.unwrap();
-            left -= len;
-        }
-    });
-    let mut block = vec![0; 64 * 1024];
-    let mut received = 0;
-    while received < total {
-        received += server.read(&mut block).await.unwrap();
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    eprintln!("stack to stack, no mesh: {:.0} Mbit/s", total as f64 * 8e-6 / seconds);
 }
