@@ -137,3 +137,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_node_that_dials_an_unknown_peer_does_not_answer_its_own_first_message() {
+    let (peer, stranger): (SocketAddr, SocketAddr) =
+        ("192.0.2.1:1".parse().unwrap(), "192.0.2.9:1".parse().unwrap());
+    let mut config = Config::new(key(1), secret(), "10.7.0.1/24".parse().unwrap());
+    config.peers.push(PeerConfig { endpoint: peer, id: None });
+    let now = Now { monotonic: Duration::from_secs(1), unix: UNIX };
+    let mut node = Engine::new(&config, Counting(0), now).unwrap();
+    node.handle(now, Input::Tick);
+    let mut first = Vec::new();
+    assert!(matches!(node.poll(&mut first), Some(Output::Transmit { to }) if to == peer));
+    node.handle(now, Input::Datagram { from: stranger, bytes: &first });
+    assert!(node.poll(&mut Vec::new()).is_none(), "a reflected message draws an answer");
+    assert_eq!(node.counters().replayed_handshakes, 1);
+}

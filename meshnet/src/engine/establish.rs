@@ -28,7 +28,7 @@ use crate::ticket::Ticket;
 use crate::time::Now;
 use crate::wire::control::Control;
 use crate::wire::hello::{CIPHER_AES_256_GCM, Credential, Hello, Opening};
-use crate::wire::{DataKind, Frame, Header, Kind};
+use crate::wire::{DataKind, Frame, HEADER_BYTES, Header, Kind};
 
 /// Handshakes under way that others opened, and sessions that wait for a first frame; each.
 pub(super) const PENDING_MAX: usize = 256;
@@ -92,6 +92,9 @@ impl Engine {
         let mut frame = self.handshake_frame(Kind::Handshake1, 0);
         let ephemeral = draw(self.entropy.as_mut());
         let noise = self.identity.initiate(ephemeral, &opening.encode(), &mut frame);
+        // This node has seen it: whoever reflects it gets no answer.
+        let own = frame[HEADER_BYTES..].first_chunk().expect("a first message begins with its ephemeral key");
+        let _ = self.gate.admit(*own, unix_ms, now.unix);
         let [jitter] = draw(self.entropy.as_mut());
         self.contacts.tried(&endpoint, index, jitter, now.monotonic);
         let expires_at = now.monotonic + PENDING_TIMEOUT;
