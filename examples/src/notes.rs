@@ -97,15 +97,18 @@ impl Store {
     }
 
     fn list(&self) -> rusqlite::Result<Vec<Note>> {
-        self.with(|db| db.prepare("SELECT id, key, text FROM note ORDER BY id")?.query_map([], note)?.collect())
+        self.with(|db| {
+            db.prepare("SELECT id, key, text FROM note ORDER BY id")?.query_map([], note)?.collect()
+        })
     }
 
     fn check(&self) -> rusqlite::Result<Check> {
         self.with(|db| {
             let integrity = db.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-            let (notes, duplicates) = db.query_row("SELECT count(*), count(*) - count(DISTINCT text) FROM note", [], |row| {
-                Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
-            })?;
+            let (notes, duplicates) =
+                db.query_row("SELECT count(*), count(*) - count(DISTINCT text) FROM note", [], |row| {
+                    Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
+                })?;
             Ok(Check { integrity, notes, duplicates })
         })
     }
@@ -131,7 +134,9 @@ async fn answer(store: Arc<Store>, node: Arc<str>, request: Request<Incoming>) -
 
 async fn add(store: Arc<Store>, request: Request<Incoming>) -> Reply {
     let bad = |why: &'static str| web::reply(StatusCode::BAD_REQUEST, "text/plain", why);
-    let Some(key) = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned) else {
+    let Some(key) =
+        request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned)
+    else {
         return bad("send an Idempotency-Key header: a name for this note that you use once\n");
     };
     let Ok(body) = Limited::new(request.into_body(), NOTE_BYTES_MAX).collect().await else {
@@ -144,7 +149,9 @@ async fn add(store: Arc<Store>, request: Request<Incoming>) -> Reply {
 }
 
 /// Runs a query where it may wait for the disk without holding up the other requests.
-async fn query<T: Send + 'static>(run: impl FnOnce() -> rusqlite::Result<T> + Send + 'static) -> Result<T, String> {
+async fn query<T: Send + 'static>(
+    run: impl FnOnce() -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, String> {
     match tokio::task::spawn_blocking(run).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),

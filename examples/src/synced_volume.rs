@@ -21,7 +21,12 @@ pub struct SyncedVolume {
 impl SyncedVolume {
     /// The replica on `node`: `folder` holds the data under `root`. A write counts as replicated once all of
     /// `replicas`, the other nodes' devices, hold it durably.
-    pub fn new(folder: Folder, root: PathBuf, node: NodeName, replicas: BTreeMap<DeviceId, NodeName>) -> Self {
+    pub fn new(
+        folder: Folder,
+        root: PathBuf,
+        node: NodeName,
+        replicas: BTreeMap<DeviceId, NodeName>,
+    ) -> Self {
         Self { folder, root, node, replicas }
     }
 
@@ -63,7 +68,11 @@ impl VolumeBackend for SyncedVolume {
         token.to_string().parse().map_err(BackendError::failed)
     }
 
-    async fn replicated(&self, barrier: &Barrier, timeout: Duration) -> Result<BTreeSet<NodeName>, BackendError> {
+    async fn replicated(
+        &self,
+        barrier: &Barrier,
+        timeout: Duration,
+    ) -> Result<BTreeSet<NodeName>, BackendError> {
         let devices: Vec<DeviceId> = self.replicas.keys().copied().collect();
         self.folder.wait(&token(barrier)?, &devices, timeout).await.map_err(|error| self.waiting(error))?;
         Ok(self.replicas.values().cloned().chain([self.node.clone()]).collect())

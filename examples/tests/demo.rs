@@ -27,7 +27,9 @@ impl Drop for Running {
 }
 
 fn check_report(stdout: &[u8], stderr: &[u8]) -> Value {
-    let told = || format!("stdout: {}\nstderr: {}", String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
+    let told = || {
+        format!("stdout: {}\nstderr: {}", String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr))
+    };
     let report: Value = serde_json::from_slice(stdout).unwrap_or_else(|error| panic!("{error}\n{}", told()));
     assert_eq!(report["ok"], true, "{}", told());
     let steps = report["steps"].as_array().expect("steps is a list");
@@ -53,7 +55,8 @@ fn every_step_of_the_story_holds() {
 fn a_busy_port_is_replaced_by_a_free_one_that_is_printed() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let port = taken.local_addr().expect("a bound socket has an address").port();
-    let output = demo(&["--once", "--json", "--https-port", &port.to_string()]).output().expect("the demo runs");
+    let output =
+        demo(&["--once", "--json", "--https-port", &port.to_string()]).output().expect("the demo runs");
     let report = check_report(&output.stdout, &output.stderr);
     let https = report["https"].as_str().expect("https is text");
     assert!(https.starts_with("https://notes.localhost:") && !https.contains(&port.to_string()), "{https}");
@@ -62,13 +65,15 @@ fn a_busy_port_is_replaced_by_a_free_one_that_is_printed() {
 #[test]
 fn it_stays_up_survives_the_kill_of_another_and_ends_on_ctrl_c() {
     // Killed in the middle of its story.
-    let mut killed = Running(demo(&["--https-port", "0", "--http-port", "0", "--page-port", "0"]).spawn().expect("spawn"));
+    let mut killed =
+        Running(demo(&["--https-port", "0", "--http-port", "0", "--page-port", "0"]).spawn().expect("spawn"));
     let mut line = String::new();
     BufReader::new(killed.0.stdout.take().expect("piped")).read_line(&mut line).expect("a first line");
     killed.0.kill().expect("it still runs");
     killed.0.wait().expect("it was killed");
 
-    let mut second = Running(demo(&["--https-port", "0", "--http-port", "0", "--page-port", "0"]).spawn().expect("spawn"));
+    let mut second =
+        Running(demo(&["--https-port", "0", "--http-port", "0", "--page-port", "0"]).spawn().expect("spawn"));
     let mut lines = BufReader::new(second.0.stdout.take().expect("piped"));
     let mut told = String::new();
     while !told.contains("Ctrl-C ends it") {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgeproxy::{Certificates, Config, Container, LocalCa, MemoryProvider, MemoryProviderHandle, Proxy, Snapshot};
+use edgeproxy::{
+    Certificates, Config, Container, LocalCa, MemoryProvider, MemoryProviderHandle, Proxy, Snapshot,
+};
 use hybrid_examples::mesh_dial::MeshDialer;
 use hybrid_examples::web::{self, Server};
 use hyper::StatusCode;
@@ -15,7 +17,7 @@ use super::Options;
 use super::network::Network;
 use super::node::Node;
 use super::page::{self, Board};
-use super::report::{StepError, Proof};
+use super::report::{Proof, StepError};
 use super::site::{NOTES_PORT, Site};
 use super::visitor::{Visitor, trust};
 

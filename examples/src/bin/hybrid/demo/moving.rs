@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::edge::Edge;
 use super::network::Network;
-use super::report::{StepError, Proof, millis};
+use super::report::{Proof, StepError, millis};
 use super::site::{NOTES_PORT, Site, VOLUME};
 use super::visitor::Visitor;
 
@@ -82,10 +82,12 @@ async fn compare(
         *times.entry((&note.key, &note.text)).or_default() += 1;
     }
     let acked: Vec<_> = seen.iter().flat_map(|client| &client.acked).collect();
-    let present = acked.iter().filter(|(key, text, _)| times.contains_key(&(key.as_str(), text.as_str()))).count();
+    let present =
+        acked.iter().filter(|(key, text, _)| times.contains_key(&(key.as_str(), text.as_str()))).count();
     let check: Check = serde_json::from_slice(&visitor.get("/check").await?.body)?;
     let downtime = millis(downtime(&acked, began, ended));
-    let moved_while_writing = acked.iter().any(|note| note.2 < began) && acked.iter().any(|note| note.2 > ended);
+    let moved_while_writing =
+        acked.iter().any(|note| note.2 < began) && acked.iter().any(|note| note.2 > ended);
 
     let token = site.volume.home_2.flush().await?;
     site.volume.home_2.wait(&token, &[site.volume.home_1.device()], SYNC_TIMEOUT).await?;
@@ -119,7 +121,7 @@ async fn compare(
 /// Looks into home-1's replica by way of a copy: nobody opens a file that a replica may replace.
 async fn check_replica(root: &Path) -> Result<Check, StepError> {
     let replica = Site::directory(root, "home-1", VOLUME);
-    Ok(tokio::task::spawn_blocking(move || check_copy(&replica)).await??)
+    tokio::task::spawn_blocking(move || check_copy(&replica)).await?
 }
 
 /// The longest time around the move in which nobody had a note acknowledged.

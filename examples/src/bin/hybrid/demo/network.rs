@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 
 use super::node::{Node, loopback};
-use super::report::{StepError, Proof, millis};
+use super::report::{Proof, StepError, millis};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TICKET_VALID: Duration = Duration::from_secs(600);

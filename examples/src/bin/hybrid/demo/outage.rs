@@ -7,7 +7,7 @@ use hyper::StatusCode;
 
 use super::edge::Edge;
 use super::network::Network;
-use super::report::{StepError, Proof, millis};
+use super::report::{Proof, StepError, millis};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const ROAM_WITHIN: Duration = Duration::from_secs(2);
@@ -26,15 +26,25 @@ pub async fn cut(network: &Network, edge: &Edge) -> Result<((), Proof), StepErro
     let second = edge.visitor().await?.get("/notes").await?;
     let waited = waited.max(began.elapsed());
     let clear = [&first, &second].iter().all(|answer| {
-        answer.status == StatusCode::SERVICE_UNAVAILABLE && answer.retry_after().is_some() && !answer.body.is_empty()
+        answer.status == StatusCode::SERVICE_UNAVAILABLE
+            && answer.retry_after().is_some()
+            && !answer.body.is_empty()
     });
 
     let proof = Proof::new()
         .must("status_before", before.as_u16().into(), "200", before == StatusCode::OK)
-        .must("status", second.status.as_u16().into(), "503", second.status == StatusCode::SERVICE_UNAVAILABLE)
+        .must(
+            "status",
+            second.status.as_u16().into(),
+            "503",
+            second.status == StatusCode::SERVICE_UNAVAILABLE,
+        )
         .must("clear_page", clear.into(), "1 (503, Retry-After and a page, both times)", clear)
         .must("answer_ms", millis(waited), "less than 1000", waited < ANSWER_WITHIN)
-        .sentence(format!("home-2's line is dark: the edge says so after {} ms instead of hanging", millis(waited)));
+        .sentence(format!(
+            "home-2's line is dark: the edge says so after {} ms instead of hanging",
+            millis(waited)
+        ));
     Ok(((), proof))
 }
 

@@ -62,7 +62,9 @@ fn paths(page: &mut String, network: &Network) {
     for node in network.nodes() {
         for peer in node.mesh.peers() {
             let path = peer.endpoint.to_string();
-            let rtt = peer.rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1000.0));
+            let rtt = peer
+                .rtt
+                .map_or_else(|| "-".to_owned(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1000.0));
             let cells = [
                 node.name.to_owned(),
                 node.address().to_string(),
@@ -132,7 +134,12 @@ async fn conflicts(page: &mut String, folders: &[(&str, &str, Folder)]) {
     table(page, "Conflicts", &["folder", "node", "file", "other version kept as"]);
     for (name, node, folder) in folders {
         for conflict in folder.conflicts().await.unwrap_or_default() {
-            let cells = [(*name).to_owned(), (*node).to_owned(), conflict.path.to_string(), conflict.kept_as.to_string()];
+            let cells = [
+                (*name).to_owned(),
+                (*node).to_owned(),
+                conflict.path.to_string(),
+                conflict.kept_as.to_string(),
+            ];
             row(page, &cells);
         }
     }

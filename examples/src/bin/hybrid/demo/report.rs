@@ -91,8 +91,13 @@ impl Scribe {
                 (Some(made), step, proof.sentence)
             }
             Err(failure) => {
-                let step =
-                    Step { name, ok: false, ms: millis(took), proved: Map::new(), error: Some(failure.to_string()) };
+                let step = Step {
+                    name,
+                    ok: false,
+                    ms: millis(took),
+                    proved: Map::new(),
+                    error: Some(failure.to_string()),
+                };
                 (None, step, String::new())
             }
         };

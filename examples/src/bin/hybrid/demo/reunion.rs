@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::edge::Edge;
 use super::network::Network;
 use super::node::loopback;
-use super::report::{StepError, Proof};
+use super::report::{Proof, StepError};
 use super::site::Site;
 use super::visitor::Visitor;
 
@@ -17,7 +17,8 @@ const EDITS: [&str; 2] = ["bread, and milk for home-1\n", "bread, and tea for ho
 
 /// Edits apart, meets again, counts versions.
 pub async fn play(network: &Network, site: &Site, edge: &Edge) -> Result<((), Proof), StepError> {
-    let directories = [&network.home_1, &network.home_2].map(|node| Site::directory(&site.root, node.name, "shared"));
+    let directories =
+        [&network.home_1, &network.home_2].map(|node| Site::directory(&site.root, node.name, "shared"));
     std::fs::write(directories[0].join(FILE), "bread\n")?;
     site.shared.home_1.scan().await?;
     let met = site.shared.settle(TIMEOUT).await? && directories[1].join(FILE).exists();
@@ -51,7 +52,9 @@ pub async fn play(network: &Network, site: &Site, edge: &Edge) -> Result<((), Pr
         .must("digests_equal", equal.into(), "1", equal)
         .must("conflicts_listed", conflicts.len() as u64, "1", conflicts.len() == 1)
         .must("page_says_so", said.into(), "1", said)
-        .sentence(format!("both homes edited {FILE} apart: both versions are on both sides, and the page says so"));
+        .sentence(format!(
+            "both homes edited {FILE} apart: both versions are on both sides, and the page says so"
+        ));
     Ok(((), proof))
 }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::network::Network;
 use super::node::Node;
-use super::report::{StepError, Proof, millis};
+use super::report::{Proof, StepError, millis};
 use super::visitor::Visitor;
 
 /// Where the notes application listens, on the mesh address of the node that runs it.
@@ -78,14 +78,19 @@ pub async fn play(network: &Network, root: &Path) -> Result<(Site, Proof), StepE
     let shared = replicate(network, root, "shared", SHARED_SYNC_PORT, &mut links).await?;
     // Stands for Swarm's Raft store, which a real set-up keeps its leases in.
     let lease = MemoryLease::default();
-    let volumes_1 = volumes(&network.home_1, &network.home_2, &lease, &volume.home_1, root, volume.home_2.device()).await?;
-    let volumes_2 = volumes(&network.home_2, &network.home_1, &lease, &volume.home_2, root, volume.home_1.device()).await?;
+    let volumes_1 =
+        volumes(&network.home_1, &network.home_2, &lease, &volume.home_1, root, volume.home_2.device())
+            .await?;
+    let volumes_2 =
+        volumes(&network.home_2, &network.home_1, &lease, &volume.home_2, root, volume.home_1.device())
+            .await?;
 
     let directory = volumes_1.mount(VOLUME, "notes.1").await?;
     let listener = network.home_1.stack.listen(NOTES_PORT).await?;
     let notes = Notes::start(&directory, network.home_1.name, listener)?;
 
-    let mut visitor = Visitor::through_mesh(&network.home_2.stack, network.home_1.service(NOTES_PORT)).await?;
+    let mut visitor =
+        Visitor::through_mesh(&network.home_2.stack, network.home_1.service(NOTES_PORT)).await?;
     for n in 0..FIRST_NOTES {
         visitor.post(&format!("first-{n}"), &format!("first note {n}")).await?;
     }
@@ -104,7 +109,8 @@ pub async fn play(network: &Network, root: &Path) -> Result<(Site, Proof), StepE
         .sentence(format!(
             "home-1 serves notes under lease epoch {epoch}; {FIRST_NOTES} notes stood on home-2 {replicated} ms later, digests equal"
         ));
-    let site = Site { notes: Some(notes), volume, shared, volumes_1, volumes_2, root: root.to_owned(), links };
+    let site =
+        Site { notes: Some(notes), volume, shared, volumes_1, volumes_2, root: root.to_owned(), links };
     Ok((site, proof))
 }
 
