@@ -145,7 +145,12 @@ pub trait Disk {
     ///
     /// # Errors
     /// Anything but absence.
-    fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Vec<u8>>, DiskError>;
+    fn read_chunk(
+        &mut self,
+        path: &RelPath,
+        offset: u64,
+        chunk: &Chunk,
+    ) -> Result<Option<Vec<u8>>, DiskError>;
 
     /// Reads from the stage of `path`, if it has that many bytes there.
     ///

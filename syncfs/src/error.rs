@@ -112,7 +112,9 @@ pub enum WaitError {
     #[error("the token belongs to another folder or another replica than this call is about")]
     Foreign,
     /// The writes behind the token were fenced off by a newer lease; what of them was not replicated is set aside.
-    #[error("the writes behind this token were fenced off by epoch {epoch}; see `aside/` in the state directory of the replica that made it")]
+    #[error(
+        "the writes behind this token were fenced off by epoch {epoch}; see `aside/` in the state directory of the replica that made it"
+    )]
     Fenced {
         /// The highest epoch seen.
         epoch: u64,
@@ -203,7 +205,9 @@ pub enum Violation {
     #[error("a message out of order: {0}")]
     Order(&'static str),
     /// Another folder.
-    #[error("the peer replicates folder {theirs}, this is folder {ours}: check which address belongs to which folder")]
+    #[error(
+        "the peer replicates folder {theirs}, this is folder {ours}: check which address belongs to which folder"
+    )]
     WrongFolder {
         /// Of this replica.
         ours: FolderId,
@@ -219,7 +223,9 @@ pub enum Violation {
         found: DeviceId,
     },
     /// The peer is this very replica, or a copy of its state directory.
-    #[error("the peer has this replica's own device id: it is the same folder, or its state directory was copied; run init on one of them")]
+    #[error(
+        "the peer has this replica's own device id: it is the same folder, or its state directory was copied; run init on one of them"
+    )]
     Myself,
     /// Bytes that are not what they claim to be.
     #[error("a chunk does not match its hash, or was not asked for")]
@@ -251,7 +257,9 @@ pub(crate) enum Unfit {
 }
 
 fn first_problem(problems: &[Problem]) -> String {
-    let path = |problem: &Problem| problem.path.as_ref().map_or_else(|| "the folder".to_owned(), ToString::to_string);
+    let path = |problem: &Problem| {
+        problem.path.as_ref().map_or_else(|| "the folder".to_owned(), ToString::to_string)
+    };
     problems.first().map_or_else(String::new, |problem| format!("{}: {}", path(problem), problem.what))
 }
 

@@ -27,13 +27,15 @@ pub struct Fence {
     pub base: VersionVector,
 }
 
-/// All takeovers that a replica knows of. Its highest epoch only grows.
+/// The latest takeover that a replica knows of, and those that its holder built on. The highest epoch only grows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fences(BTreeMap<u64, Fence>);
 
 /// Two replicas claim the same epoch: whoever hands out leases gave one number twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("epoch {epoch} is held by {ours} here and by {theirs} at the peer: one lease number was given out twice; take a higher one on the replica that is right")]
+#[error(
+    "epoch {epoch} is held by {ours} here and by {theirs} at the peer: one lease number was given out twice; take a higher one on the replica that is right"
+)]
 pub struct SplitEpoch {
     /// The epoch.
     pub epoch: u64,
@@ -71,32 +73,29 @@ impl Fences {
         }
     }
 
-    /// The takeovers above `epoch`, oldest first.
-    pub fn above(&self, epoch: u64) -> impl Iterator<Item = &Fence> {
-        self.0.values().filter(move |fence| fence.epoch > epoch)
-    }
-
-    /// Takes over what a peer knows. Where the two differ, the side that knows the higher epoch is right.
+    /// Takes over what a peer knows, if it knows a higher epoch: then its takeovers replace the known ones, as they are
+    /// those that its latest holder built on. A takeover that this holder did not know of, and that is lower than its own,
+    /// is itself part of a stale tail.
     ///
-    /// Returns whether anything became known that was not known before.
+    /// Returns whether anything changed.
     ///
     /// # Errors
     /// [`SplitEpoch`] if both know the same highest epoch but not the same holder.
     pub fn merge(&mut self, theirs: &[Fence]) -> Result<bool, SplitEpoch> {
-        let before = self.clone();
-        let highest = theirs.iter().map(|fence| fence.epoch).max().unwrap_or(0);
-        for fence in theirs {
-            match self.0.get(&fence.epoch) {
-                Some(ours) if ours.holder != fence.holder && highest == before.epoch() => {
-                    if fence.epoch == highest {
-                        return Err(SplitEpoch { epoch: highest, ours: ours.holder, theirs: fence.holder });
-                    }
-                }
-                Some(_) if highest <= before.epoch() => {}
-                _ => self.insert(fence.clone()),
+        let (Some(latest), ours) = (theirs.iter().max_by_key(|fence| fence.epoch), self.current()) else {
+            return Ok(false);
+        };
+        match ours {
+            Some(ours) if ours.epoch > latest.epoch => return Ok(false),
+            Some(ours) if ours.epoch == latest.epoch && ours.holder == latest.holder => return Ok(false),
+            Some(ours) if ours.epoch == latest.epoch => {
+                return Err(SplitEpoch { epoch: ours.epoch, ours: ours.holder, theirs: latest.holder });
             }
+            _ => {}
         }
-        Ok(*self != before)
+        self.0.clear();
+        theirs.iter().for_each(|fence| self.insert(fence.clone()));
+        Ok(true)
     }
 
     /// All takeovers, oldest first.
@@ -150,6 +149,17 @@ mod tests {
         assert_eq!(ours.merge(&[fence(4, 2, &[]), fence(5, 2, &[])]), Ok(true), "a higher one settles it");
         assert_eq!(ours.current().unwrap().holder, device(2));
         assert_eq!(ours.merge(&[fence(4, 2, &[])]), Ok(false));
+    }
+
+    #[test]
+    fn a_takeover_that_the_latest_holder_never_knew_counts_for_nothing() {
+        let mut fences = Fences::default();
+        fences.insert(fence(8, 1, &[]));
+        fences.insert(fence(9, 2, &[(2, 3)]));
+        assert!(!fences.admit(&write(1, 1, 8)));
+        assert_eq!(fences.merge(&[fence(8, 1, &[]), fence(10, 1, &[(1, 1)])]), Ok(true));
+        assert!(fences.admit(&write(1, 1, 8)), "the holder of 10 had it");
+        assert!(!fences.admit(&write(2, 4, 9)), "and did not have this");
     }
 
     #[test]

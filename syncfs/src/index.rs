@@ -165,7 +165,8 @@ impl MemoryIndex {
     fn remove(&mut self, path: &RelPath) {
         if let Some(old) = self.now.entries.remove(path) {
             self.now.by_sequence.remove(&old.sequence);
-            for (offset, chunk) in old.record.kind.content().into_iter().flat_map(|content| content.placed()) {
+            for (offset, chunk) in old.record.kind.content().into_iter().flat_map(|content| content.placed())
+            {
                 self.now.chunks.remove(&(chunk.hash, path.clone(), offset, chunk.length));
             }
         }
@@ -226,7 +227,11 @@ impl Index for MemoryIndex {
         let same = self.now.chunks.range(first..);
         let same = same.take_while(|(found, ..)| found == hash).take(4);
         Ok(same
-            .map(|(_, path, offset, length)| Location { path: path.clone(), offset: *offset, length: *length })
+            .map(|(_, path, offset, length)| Location {
+                path: path.clone(),
+                offset: *offset,
+                length: *length,
+            })
             .collect())
     }
 

@@ -2,9 +2,11 @@
 pub mod chunk;
 mod config;
 pub mod device;
-pub mod engine;
 mod digest;
 pub mod disk;
+#[cfg(feature = "driver")]
+pub mod driver;
+pub mod engine;
 mod error;
 pub mod fence;
 pub mod hash;
@@ -15,18 +17,17 @@ pub mod record;
 mod status;
 mod token;
 pub mod wire;
-#[cfg(feature = "driver")]
-pub mod driver;
 
 pub use config::Config;
 pub use device::{DeviceId, FolderId, IndexId};
 pub use digest::{Digest, Digester};
+#[cfg(feature = "driver")]
+pub use driver::Folder;
 pub use error::{
-    FenceError, FlushError, Lag, OpenError, QueryError, ScanError, StoreError, SyncError, Violation, WaitError,
+    FenceError, FlushError, Lag, OpenError, QueryError, ScanError, StoreError, SyncError, Violation,
+    WaitError,
 };
 pub use hash::ContentHash;
 pub use path::{PathError, RelPath};
 pub use status::{Conflict, Event, PeerStatus, Problem, Role, ScanReport, Status, Summary};
 pub use token::Token;
-#[cfg(feature = "driver")]
-pub use driver::Folder;

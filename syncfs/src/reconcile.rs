@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn the_newer_one_wins_and_the_loser_keeps_its_extension() {
         let (ours, theirs) = (file(1, 1, 1_000_000_000, "a"), file(2, 1, 2_000_000_000, "b"));
-        let Decision::Conflict { theirs_wins: true, copy: Some(copy), .. } = reconcile(Some(&ours), &theirs) else {
+        let Decision::Conflict { theirs_wins: true, copy: Some(copy), .. } = reconcile(Some(&ours), &theirs)
+        else {
             panic!("expected a conflict that theirs wins");
         };
         let name = copy.to_string();
@@ -154,8 +155,8 @@ mod tests {
     }
 
     fn any_record() -> impl Strategy<Value = Record> {
-        (0_u8..3, 1_u64..3, 0_u8..4, 0_i64..3, proptest::collection::btree_map(0_u8..3, 1_u64..3, 0..3)).prop_map(
-            |(by, counter, kind, mtime, seen)| {
+        (0_u8..3, 1_u64..3, 0_u8..4, 0_i64..3, proptest::collection::btree_map(0_u8..3, 1_u64..3, 0..3))
+            .prop_map(|(by, counter, kind, mtime, seen)| {
                 let mut record = file(by, counter, mtime, if mtime == 0 { "x" } else { "y" });
                 record.kind = match kind {
                     0 => Kind::Deleted,
@@ -165,8 +166,7 @@ mod tests {
                 };
                 seen.into_iter().for_each(|(id, seen)| record.version.raise(device(id), seen));
                 record
-            },
-        )
+            })
     }
 
     proptest! {

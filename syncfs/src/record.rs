@@ -246,7 +246,9 @@ impl Record {
     pub fn rank(&self, other: &Self) -> Ordering {
         let key = |record: &Self| {
             let (mtime, detail) = match &record.kind {
-                Kind::File { mode, mtime_ns, content } => (*mtime_ns, (*mode, content.root().as_bytes().to_vec())),
+                Kind::File { mode, mtime_ns, content } => {
+                    (*mtime_ns, (*mode, content.root().as_bytes().to_vec()))
+                }
                 Kind::Dir { mode } => (0, (*mode, Vec::new())),
                 Kind::Symlink { target } => (0, (0, target.clone())),
                 Kind::Deleted => (0, (0, Vec::new())),
@@ -263,8 +265,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn vector() -> impl Strategy<Value = VersionVector> {
-        proptest::collection::btree_map(0_u8..4, 1_u64..4, 0..4)
-            .prop_map(|map| map.into_iter().map(|(id, counter)| (DeviceId::from_bytes([id; 32]), counter)).collect())
+        proptest::collection::btree_map(0_u8..4, 1_u64..4, 0..4).prop_map(|map| {
+            map.into_iter().map(|(id, counter)| (DeviceId::from_bytes([id; 32]), counter)).collect()
+        })
     }
 
     proptest! {

@@ -37,7 +37,9 @@ impl FromStr for Token {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         let bytes: [u8; BYTES] = decode_text(PREFIX, text)?;
-        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes of a fixed array"));
+        let word = |at: usize| {
+            u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes of a fixed array"))
+        };
         Ok(Self {
             folder: FolderId::from_bytes(bytes[..16].try_into().expect("sixteen bytes of a fixed array")),
             device: DeviceId::from_bytes(bytes[16..48].try_into().expect("32 bytes of a fixed array")),

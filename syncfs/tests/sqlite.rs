@@ -43,7 +43,8 @@ fn inspect(path: &Path) -> u64 {
     let connection = Connection::open_with_flags(uri, flags).unwrap();
     let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
     if tables == 0 {
         return 0;
     }
@@ -151,7 +152,10 @@ async fn locks_of_an_embedded_application_survive_our_reads() {
     }
     // Another process sees whether our process still holds the reserved lock.
     let probe = std::process::Command::new("python3")
-        .args(["-c", "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0); c.execute('BEGIN IMMEDIATE')"])
+        .args([
+            "-c",
+            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0); c.execute('BEGIN IMMEDIATE')",
+        ])
         .arg(&path)
         .output();
     let Ok(probe) = probe else { return println!("no python3: not checked from another process") };
@@ -190,7 +194,11 @@ async fn the_application_moves_to_the_replica_and_back_with_its_journal_mode() {
                 commit(&mut connection, n).unwrap();
             }
             // Every other time the application does not get to close its database.
-            if epoch % 2 == 0 { std::mem::forget(connection) } else { drop(connection) }
+            if epoch % 2 == 0 {
+                std::mem::forget(connection)
+            } else {
+                drop(connection)
+            }
             let token = nodes[here].flush().await.unwrap();
             nodes[here].follow().await.unwrap();
             nodes[there].reached(&token, LONG).await.unwrap();

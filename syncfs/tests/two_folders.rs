@@ -5,7 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use syncfs::{Config, Event, FenceError, Folder, Problem, Role, Summary, SyncError, Token, Violation, WaitError};
+use syncfs::{
+    Config, Event, FenceError, Folder, Problem, Role, Summary, SyncError, Token, Violation, WaitError,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -61,7 +63,10 @@ type Link = (JoinHandle<Result<Summary, SyncError>>, JoinHandle<Result<Summary, 
 fn connect(a: &Folder, b: &Folder) -> Link {
     let (left, right) = tokio::io::duplex(1 << 20);
     let (a, b) = (a.clone(), b.clone());
-    (tokio::spawn(async move { a.sync(left, None).await }), tokio::spawn(async move { b.sync(right, None).await }))
+    (
+        tokio::spawn(async move { a.sync(left, None).await }),
+        tokio::spawn(async move { b.sync(right, None).await }),
+    )
 }
 
 fn cut(link: Link) {
@@ -223,7 +228,13 @@ async fn a_transfer_that_was_cut_resumes_without_fetching_twice() {
     let one = tokio::spawn(async move { fa.sync(left, None).await });
     let two = tokio::spawn(async move { fb.sync(right, None).await });
     let staging = b.path(".syncfs/staging");
-    let staged = || fs::read_dir(&staging).unwrap().flatten().map(|file| file.metadata().unwrap().blocks() * 512).sum::<u64>();
+    let staged = || {
+        fs::read_dir(&staging)
+            .unwrap()
+            .flatten()
+            .map(|file| file.metadata().unwrap().blocks() * 512)
+            .sum::<u64>()
+    };
     eventually("a part of the file", || staged() > size as u64 / 4).await;
     one.abort();
     two.abort();
@@ -273,7 +284,9 @@ async fn tcp_carries_it_too() {
     let address = listener.local_addr().unwrap();
     let (fa, fb, device) = (a.folder.clone(), b.folder.clone(), a.folder.device());
     tokio::spawn(async move { fa.sync(listener.accept().await.unwrap().0, None).await });
-    tokio::spawn(async move { fb.sync(tokio::net::TcpStream::connect(address).await.unwrap(), Some(device)).await });
+    tokio::spawn(async move {
+        fb.sync(tokio::net::TcpStream::connect(address).await.unwrap(), Some(device)).await
+    });
     for number in 0..300 {
         a.write(&format!("many/{number}"), format!("{number}"));
     }
@@ -313,7 +326,8 @@ async fn a_fenced_holder_keeps_its_tail_aside_and_a_follower_undoes_edits() {
 
     a.write("data", "not allowed");
     a.write("new", "not allowed");
-    eventually("the edit undone", || a.read("data").as_deref() == Some("current") && a.read("new").is_none()).await;
+    eventually("the edit undone", || a.read("data").as_deref() == Some("current") && a.read("new").is_none())
+        .await;
     fs::remove_file(a.path("data")).unwrap();
     eventually("the deletion undone", || a.read("data").as_deref() == Some("current")).await;
     assert_eq!(b.read("data").as_deref(), Some("current"));
@@ -329,7 +343,10 @@ async fn a_missing_root_is_never_a_deletion() {
     fs::rename(a.dir.path(), &away).unwrap();
     fs::create_dir(a.dir.path()).unwrap();
     assert!(a.folder.scan().await.is_err());
-    assert!(matches!(Folder::open(Config::new(a.dir.path())).await, Err(syncfs::OpenError::NotInitialised(_))));
+    assert!(matches!(
+        Folder::open(Config::new(a.dir.path())).await,
+        Err(syncfs::OpenError::NotInitialised(_))
+    ));
     fs::remove_dir(a.dir.path()).unwrap();
     fs::rename(&away, a.dir.path()).unwrap();
     assert_eq!(b.read("precious").as_deref(), Some("x"));
@@ -378,7 +395,12 @@ async fn special_files_are_named_and_skipped() {
     let mut events = a.folder.subscribe();
     let report = a.folder.scan().await.unwrap();
     drop(socket);
-    assert!(report.problems.iter().any(|problem| problem.path.as_ref().is_some_and(|path| path.as_bytes() == b"socket")));
+    assert!(
+        report
+            .problems
+            .iter()
+            .any(|problem| problem.path.as_ref().is_some_and(|path| path.as_bytes() == b"socket"))
+    );
     let is_problem = |event: &Event| matches!(event, Event::Problem(Problem { .. }));
     assert!(is_problem(&events.recv().await.unwrap()));
 }

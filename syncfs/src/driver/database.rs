@@ -272,7 +272,8 @@ fn copy_still(source: &Source<'_>, before: &Standing, to: &Path) -> Result<(), D
     for (stat, name, suffix) in [(&before.0[1], wal, "-wal"), (&before.0[2], journal, "-journal")] {
         if stat.is_some() {
             sides = true;
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+            let flags =
+                rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
             let side = rustix::fs::openat(source.dir, &name[..], flags, rustix::fs::Mode::empty())
                 .map_err(|_| DiskError::Changed)?;
             copy_file(&File::from(side), &with_suffix(to, suffix))?;
@@ -282,7 +283,8 @@ fn copy_still(source: &Source<'_>, before: &Standing, to: &Path) -> Result<(), D
         return Err(DiskError::Busy("the database changed while it was copied".to_owned()));
     }
     if sides {
-        recover(to).map_err(|error| DiskError::Busy(format!("the database's log cannot be replayed: {error}")))?;
+        recover(to)
+            .map_err(|error| DiskError::Busy(format!("the database's log cannot be replayed: {error}")))?;
     }
     Ok(())
 }
@@ -315,8 +317,10 @@ fn copy_live(from: &Path, to: &Path) -> Result<(), DiskError> {
         rusqlite::backup::Backup::new(&source, &mut target)?.step(-1)?;
         Ok(cookie)
     };
-    let cookie = copy().map_err(|error| DiskError::Busy(format!("no read transaction on the database: {error}")))?;
-    let patch = File::options().write(true).open(to).and_then(|file| file.write_all_at(&cookie.to_be_bytes(), 40));
+    let cookie =
+        copy().map_err(|error| DiskError::Busy(format!("no read transaction on the database: {error}")))?;
+    let patch =
+        File::options().write(true).open(to).and_then(|file| file.write_all_at(&cookie.to_be_bytes(), 40));
     patch.map_err(|error| failed("write a cut", error))
 }
 
@@ -358,7 +362,8 @@ fn is_cold_journal(source: &Source<'_>) -> bool {
 
 fn change_counter(file: &File) -> Result<[u8; 4], DiskError> {
     let mut counter = [0; 4];
-    file.read_exact_at(&mut counter, 24).map_err(|error| DiskError::Busy(format!("no database header: {error}")))?;
+    file.read_exact_at(&mut counter, 24)
+        .map_err(|error| DiskError::Busy(format!("no database header: {error}")))?;
     Ok(counter)
 }
 
@@ -368,7 +373,9 @@ fn check(cut: &Path) -> Result<(), DiskError> {
         let mut uri = "file:".to_owned();
         for &byte in std::os::unix::ffi::OsStrExt::as_bytes(cut.as_os_str()) {
             match byte {
-                b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(char::from(byte)),
+                b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                    uri.push(char::from(byte))
+                }
                 _ => uri.push_str(&format!("%{byte:02x}")),
             }
         }

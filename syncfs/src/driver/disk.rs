@@ -65,7 +65,9 @@ impl RealDisk {
             rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("open a directory", error))
         };
         let mut cuts = BTreeSet::new();
-        for entry in Dir::new(open(&state.dir.join("cuts"))?).map_err(|error| failed("list the cuts", error))? {
+        for entry in
+            Dir::new(open(&state.dir.join("cuts"))?).map_err(|error| failed("list the cuts", error))?
+        {
             let entry = entry.map_err(|error| failed("list the cuts", error))?;
             if let Some(name) = entry.file_name().to_str().ok().and_then(|name| name.strip_suffix(".db")) {
                 cuts.insert(name.to_owned());
@@ -121,7 +123,11 @@ impl RealDisk {
         let after = rustix::fs::fstat(file).map_err(|error| failed("stat", error))?;
         let now = self.stat(path)?;
         let unstable = || DiskError::Busy("the file changes while it is read".to_owned());
-        if convert(&after) != *stat || now != Some(*stat) || content.size() != stat.size || head == *SQLITE_MAGIC {
+        if convert(&after) != *stat
+            || now != Some(*stat)
+            || content.size() != stat.size
+            || head == *SQLITE_MAGIC
+        {
             return Err(unstable());
         }
         if self.cuts.remove(&stage_name(path)) {
@@ -166,7 +172,8 @@ impl RealDisk {
                 }
                 other => other,
             };
-            self.stage = Some((path.clone(), File::from(file.map_err(|error| failed("create a stage", error))?)));
+            self.stage =
+                Some((path.clone(), File::from(file.map_err(|error| failed("create a stage", error))?)));
         }
         Ok(self.stage.as_ref().map(|(_, file)| file).expect("it was just put there"))
     }
@@ -187,7 +194,8 @@ impl RealDisk {
         if stat.size > 0 && database::side_print(&place.dir, place.name)? != 0 {
             let whole = stage_name(path) + "-whole";
             copy_to(&self.cut_path(path, ".db"), &self.staging, &whole, stat.mode)?;
-            renameat(&self.staging, &whole, &place.dir, place.name).map_err(|error| failed("rename", error))?;
+            renameat(&self.staging, &whole, &place.dir, place.name)
+                .map_err(|error| failed("rename", error))?;
             fsync(&place.dir).map_err(dead)?;
         }
         for side in &sides {
@@ -219,7 +227,9 @@ impl RealDisk {
         }
         let at = self.aside.place(&kept)?;
         let mut names = vec![(place.name.to_vec(), at.name.to_vec())];
-        for (from, to) in database::side_names(place.name)[..2].iter().zip(&database::side_names(at.name)[..2]) {
+        for (from, to) in
+            database::side_names(place.name)[..2].iter().zip(&database::side_names(at.name)[..2])
+        {
             names.push((from.clone(), to.clone()));
         }
         let is_database = stat_in(&place.dir, place.name)?
@@ -243,7 +253,10 @@ impl RealDisk {
     fn keep_beside(&mut self, path: &RelPath, to: &RelPath) -> Result<String, DiskError> {
         let (from, at) = (self.tree.place(path)?, self.tree.place(to)?);
         let stat = stat_in(&from.dir, from.name)?.ok_or(DiskError::Changed)?;
-        if self.cuts.contains(&stage_name(path)) && stat.size > 0 && self.databases.is_database(&self.tree, path, &stat) {
+        if self.cuts.contains(&stage_name(path))
+            && stat.size > 0
+            && self.databases.is_database(&self.tree, path, &stat)
+        {
             let whole = stage_name(path) + "-whole";
             copy_to(&self.cut_path(path, ".db"), &self.staging, &whole, stat.mode)?;
             set_mtime(&self.staging, &whole, stat.mtime_ns)?;
@@ -262,7 +275,8 @@ impl RealDisk {
 
     /// Makes the bytes of a file durable, whoever wrote them.
     fn sync_content(&mut self, path: &RelPath) -> Result<(), DiskError> {
-        let Some(stat) = self.tree.stat(path)?.filter(|stat| stat.kind == FileKind::File && stat.size > 0) else {
+        let Some(stat) = self.tree.stat(path)?.filter(|stat| stat.kind == FileKind::File && stat.size > 0)
+        else {
             return Ok(());
         };
         match self.databases.open(&self.tree, path, &stat) {
@@ -367,7 +381,12 @@ impl Disk for RealDisk {
     fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError> {
         self.last = None;
         if stat.size == 0 {
-            return Ok(Reading { content: Content::default(), mtime_ns: stat.mtime_ns, stat: as_seen(*stat), cut: false });
+            return Ok(Reading {
+                content: Content::default(),
+                mtime_ns: stat.mtime_ns,
+                stat: as_seen(*stat),
+                cut: false,
+            });
         }
         match self.databases.open(&self.tree, path, stat)? {
             Opened::Database(file) => self.read_database(path, &file),
@@ -375,7 +394,12 @@ impl Disk for RealDisk {
         }
     }
 
-    fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Vec<u8>>, DiskError> {
+    fn read_chunk(
+        &mut self,
+        path: &RelPath,
+        offset: u64,
+        chunk: &Chunk,
+    ) -> Result<Option<Vec<u8>>, DiskError> {
         let intact = |file: &File| {
             let mut bytes = vec![0; chunk.length as usize];
             let read = file.read_exact_at(&mut bytes, offset).is_ok();
@@ -394,7 +418,11 @@ impl Disk for RealDisk {
             return Ok(Some(bytes));
         }
         let stat = match self.tree.stat(path) {
-            Ok(Some(stat)) if stat.kind == FileKind::File && stat.size >= offset + u64::from(chunk.length) => stat,
+            Ok(Some(stat))
+                if stat.kind == FileKind::File && stat.size >= offset + u64::from(chunk.length) =>
+            {
+                stat
+            }
             Ok(_) | Err(DiskError::NoParent) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -411,7 +439,8 @@ impl Disk for RealDisk {
     }
 
     fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {
-        if stat_in(&self.staging, stage_name(path).as_bytes())?.is_none_or(|stat| stat.kind != FileKind::File) {
+        if stat_in(&self.staging, stage_name(path).as_bytes())?.is_none_or(|stat| stat.kind != FileKind::File)
+        {
             return Ok(None);
         }
         let mut bytes = vec![0; length as usize];
@@ -588,9 +617,11 @@ fn as_seen(mut stat: Stat) -> Stat {
 }
 
 fn copy_to(from: &Path, dir: &OwnedFd, name: &str, mode: u32) -> Result<(), DiskError> {
-    let mut source = File::open(from).map_err(|error| DiskError::Busy(format!("the database has no cut: {error}")))?;
+    let mut source =
+        File::open(from).map_err(|error| DiskError::Busy(format!("the database has no cut: {error}")))?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let target = openat(dir, name, flags, Mode::from_raw_mode(0o600)).map_err(|error| failed("create a stage", error))?;
+    let target = openat(dir, name, flags, Mode::from_raw_mode(0o600))
+        .map_err(|error| failed("create a stage", error))?;
     let mut target = File::from(target);
     std::io::copy(&mut source, &mut target).map_err(|error| failed("write a stage", error))?;
     fchmod(&target, Mode::from_raw_mode(mode)).map_err(|error| failed("set permissions", error))?;
@@ -603,7 +634,8 @@ fn set_mtime(dir: &OwnedFd, name: &str, mtime_ns: i64) -> Result<(), DiskError> 
 }
 
 fn times(mtime_ns: i64) -> Timestamps {
-    let time = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
+    let time =
+        Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
     Timestamps { last_access: time, last_modification: time }
 }
 

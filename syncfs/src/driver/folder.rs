@@ -92,7 +92,8 @@ impl Folder {
         let spawned = std::thread::Builder::new().name("syncfs".to_owned()).spawn(run);
         let start = |source| OpenError::Io { path: "syncfs".into(), what: "start a thread", source };
         spawned.map_err(start)?;
-        let (device, status) = opened.await.map_err(|_| start(std::io::Error::other("it ended at once")))??;
+        let (device, status) =
+            opened.await.map_err(|_| start(std::io::Error::other("it ended at once")))??;
         let next_session = AtomicU64::new(1);
         let shared = Shared { device, commands, status, events, progress, stopped, next_session };
         Ok(Self { shared: Arc::new(shared) })
@@ -319,13 +320,18 @@ impl Drop for Nudge {
 
 type Begun = (Worker, tokio::runtime::Runtime, DeviceId, watch::Receiver<Status>);
 
-fn begin(config: &Config, events: broadcast::Sender<Event>, progress: watch::Sender<u64>) -> Result<Begun, OpenError> {
+fn begin(
+    config: &Config,
+    events: broadcast::Sender<Event>,
+    progress: watch::Sender<u64>,
+) -> Result<Begun, OpenError> {
     let (state, index, meta) = State::open(config)?;
     let path = state.dir.clone();
     let unusable = |error: StoreError| OpenError::State { path: path.clone(), reason: error.to_string() };
     let disk = RealDisk::new(&state).map_err(|error| unusable(error.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.map_err(|source| OpenError::Io { path: path.clone(), what: "start a thread", source })?;
+    let runtime =
+        runtime.map_err(|source| OpenError::Io { path: path.clone(), what: "start a thread", source })?;
     let (status_sender, status) = watch::channel(blank(&meta));
     let outlet = Outlet { status: status_sender, events, progress };
     let worker = {
@@ -356,6 +362,10 @@ fn blank(meta: &Meta) -> Status {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
 ) -> Result<T, OpenError> {
-    let ended = |error| OpenError::Io { path: "syncfs".into(), what: "run a task", source: std::io::Error::other(error) };
+    let ended = |error| OpenError::Io {
+        path: "syncfs".into(),
+        what: "run a task",
+        source: std::io::Error::other(error),
+    };
     tokio::task::spawn_blocking(work).await.map_err(ended)?
 }

@@ -41,7 +41,9 @@ impl SqliteIndex {
         let connection = connect(path)?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version != SCHEMA_VERSION {
-            return Err(IndexError(format!("its format is {version}, this version of the program knows {SCHEMA_VERSION}")));
+            return Err(IndexError(format!(
+                "its format is {version}, this version of the program knows {SCHEMA_VERSION}"
+            )));
         }
         let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if check != "ok" {
@@ -74,7 +76,8 @@ impl SqliteIndex {
     }
 
     fn fences(&self) -> Result<Fences, IndexError> {
-        let mut statement = self.connection.prepare_cached("SELECT epoch, holder, base FROM fence ORDER BY epoch")?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT epoch, holder, base FROM fence ORDER BY epoch")?;
         let mut rows = statement.query([])?;
         let mut fences = Fences::default();
         while let Some(row) = rows.next()? {
@@ -152,7 +155,8 @@ impl Index for SqliteIndex {
         if self.fences()? != meta.fences {
             self.write("DELETE FROM fence", [])?;
             for fence in meta.fences.iter() {
-                let values = params![signed(fence.epoch), fence.holder.as_bytes(), encode_vector(&fence.base)];
+                let values =
+                    params![signed(fence.epoch), fence.holder.as_bytes(), encode_vector(&fence.base)];
                 self.write("INSERT INTO fence VALUES (?1, ?2, ?3)", values)?;
             }
         }
@@ -209,8 +213,9 @@ impl Index for SqliteIndex {
     }
 
     fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT path, start, length FROM chunk WHERE hash = ?1 LIMIT 4")?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT path, start, length FROM chunk WHERE hash = ?1 LIMIT 4")?;
         let mut rows = statement.query([hash.as_bytes()])?;
         let mut places = Vec::new();
         while let Some(row) = rows.next()? {
@@ -229,20 +234,27 @@ impl Index for SqliteIndex {
 
     fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError> {
         let life = |index: Option<IndexId>| index.map(|index| signed(index.0));
-        let values =
-            params![device.as_bytes(), life(state.theirs), signed(state.have), life(state.ours), signed(state.acked)];
+        let values = params![
+            device.as_bytes(),
+            life(state.theirs),
+            signed(state.have),
+            life(state.ours),
+            signed(state.acked)
+        ];
         self.write("INSERT OR REPLACE INTO peer VALUES (?1, ?2, ?3, ?4, ?5)", values)
     }
 
     fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError> {
         let sql = "SELECT device, theirs, have, ours, acked FROM peer ORDER BY device";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let peers = statement.query_map([], |row| Ok((DeviceId::from_bytes(row.get(0)?), peer_of(row, 1)?)))?;
+        let peers =
+            statement.query_map([], |row| Ok((DeviceId::from_bytes(row.get(0)?), peer_of(row, 1)?)))?;
         Ok(peers.collect::<Result<_, _>>()?)
     }
 
     fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError> {
-        let values = params![conflict.path.as_bytes(), conflict.kept_as.as_bytes(), conflict.device.as_bytes()];
+        let values =
+            params![conflict.path.as_bytes(), conflict.kept_as.as_bytes(), conflict.device.as_bytes()];
         self.write("INSERT OR IGNORE INTO conflict (path, kept_as, device) VALUES (?1, ?2, ?3)", values)
     }
 
@@ -260,7 +272,8 @@ impl Index for SqliteIndex {
 
     fn totals(&self) -> Result<Totals, IndexError> {
         let sql = "SELECT count(size), coalesce(sum(size), 0) FROM entry";
-        let totals = |row: &Row<'_>| Ok(Totals { files: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) });
+        let totals =
+            |row: &Row<'_>| Ok(Totals { files: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) });
         Ok(self.connection.prepare_cached(sql)?.query_row([], totals)?)
     }
 

@@ -86,7 +86,11 @@ impl State {
             fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
         }
         let lock_path = dir.join("lock");
-        let lock = File::options().create(true).append(true).open(&lock_path).map_err(io(&lock_path, "open the lock"))?;
+        let lock = File::options()
+            .create(true)
+            .append(true)
+            .open(&lock_path)
+            .map_err(io(&lock_path, "open the lock"))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(OpenError::Locked(root));
         }
@@ -100,7 +104,9 @@ impl State {
             return Err(state(&dir, "its marker and its index name different devices"));
         }
         match (config.folder, meta.folder) {
-            (Some(wanted), Some(found)) if wanted != found => return Err(OpenError::WrongFolder { wanted, found }),
+            (Some(wanted), Some(found)) if wanted != found => {
+                return Err(OpenError::WrongFolder { wanted, found });
+            }
             (Some(wanted), None) => {
                 meta.folder = Some(wanted);
                 index.put_meta(&meta).and_then(|()| index.commit()).map_err(|error| state(&dir, error))?;

@@ -6,7 +6,9 @@ use crate::error::{SyncError, Violation};
 use crate::wire::{DecodeError, FRAME_BYTES_MAX, Message, decode, encode};
 
 /// The next message and its size on the stream; `None` at a clean end.
-pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<(Message, u64)>, SyncError> {
+pub(super) async fn receive(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<(Message, u64)>, SyncError> {
     let mut length = [0; 4];
     match stream.read_exact(&mut length).await {
         Ok(_) => {}
@@ -30,7 +32,10 @@ pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Opt
 }
 
 /// Writes a message; [`AsyncWriteExt::flush`] is the caller's. Returns its size on the stream.
-pub(super) async fn send(stream: &mut BufWriter<impl AsyncWrite + Unpin>, message: &Message) -> Result<u64, SyncError> {
+pub(super) async fn send(
+    stream: &mut BufWriter<impl AsyncWrite + Unpin>,
+    message: &Message,
+) -> Result<u64, SyncError> {
     let bytes = encode(message);
     let length = u32::try_from(bytes.len()).expect("a message is smaller than its frame limit");
     stream.write_all(&length.to_le_bytes()).await?;

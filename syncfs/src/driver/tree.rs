@@ -110,7 +110,8 @@ pub(super) fn convert(stat: &rustix::fs::Stat) -> Stat {
         FileType::Symlink => FileKind::Symlink,
         _ => FileKind::Special,
     };
-    let time = |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
+    let time =
+        |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
     Stat {
         kind,
         size: stat.st_size as u64,

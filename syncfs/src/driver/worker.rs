@@ -94,7 +94,13 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Takes a replica up. Blocks: it scans the whole directory once.
-    pub(super) fn new(config: &Config, state: State, disk: RealDisk, index: SqliteIndex, outlet: Outlet) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        config: &Config,
+        state: State,
+        disk: RealDisk,
+        index: SqliteIndex,
+        outlet: Outlet,
+    ) -> Result<Self, StoreError> {
         let wake = Arc::new(Notify::new());
         // The watch begins before the first scan, so that nothing falls between them.
         let watch = match Watch::new(&state.root, Arc::clone(&wake)) {
@@ -213,7 +219,8 @@ impl Worker {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             let unsettled = self.engine.unsettled();
-            self.retry_pause = if unsettled.is_empty() { RETRY.0 } else { (self.retry_pause * 2).min(RETRY.1) };
+            self.retry_pause =
+                if unsettled.is_empty() { RETRY.0 } else { (self.retry_pause * 2).min(RETRY.1) };
             paths.extend(unsettled);
         }
         if self.next_scan <= now {
@@ -238,7 +245,9 @@ impl Worker {
                 result => drop(reply.send(result)),
             },
             Command::Digest(reply) => answer(reply, self.engine.digest().map_err(StoreError::from))?,
-            Command::Conflicts(reply) => answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?,
+            Command::Conflicts(reply) => {
+                answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?
+            }
             Command::Hold(epoch, reply) => fence_answer(reply, self.engine.hold(epoch))?,
             Command::Follow(reply) => fence_answer(reply, self.engine.follow())?,
             Command::Lagging(token, peers, reply) => drop(reply.send(self.engine.lagging(&token, &peers))),
@@ -247,7 +256,9 @@ impl Worker {
                 self.streams.insert(session, stream);
                 self.engine.handle(now_ms, Input::Opened { session, expect })?;
             }
-            Command::Received(session, message) => self.engine.handle(now_ms, Input::Received { session, message })?,
+            Command::Received(session, message) => {
+                self.engine.handle(now_ms, Input::Received { session, message })?
+            }
             Command::Nudge | Command::Stop => {}
             Command::Closed(session, reply) => {
                 let _ = reply.send((self.engine.summary(session), self.engine.ended(session).cloned()));
@@ -335,7 +346,10 @@ impl Worker {
     }
 }
 
-fn answer<T, E: From<StoreError>>(reply: Reply<T, E>, result: Result<T, StoreError>) -> Result<(), StoreError> {
+fn answer<T, E: From<StoreError>>(
+    reply: Reply<T, E>,
+    result: Result<T, StoreError>,
+) -> Result<(), StoreError> {
     let fatal = result.as_ref().err().cloned();
     let _ = reply.send(result.map_err(E::from));
     fatal.map_or(Ok(()), Err)

@@ -35,10 +35,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// # Errors
     /// If the directory or the index fails.
     pub fn settle(&mut self) -> Result<(), StoreError> {
+        // What was done may be what something else waited for.
+        while self.settle_once()? {}
+        self.advance()
+    }
+
+    fn settle_once(&mut self) -> Result<bool, StoreError> {
         let mut ready = self.ready();
+        let mut progress = false;
         if !ready.is_empty() {
             self.disk.check_root()?;
-            let staged: Vec<_> = ready.iter().filter(|key| self.is_staged(key)).map(|(path, _)| path.clone()).collect();
+            let staged: Vec<_> =
+                ready.iter().filter(|key| self.is_staged(key)).map(|(path, _)| path.clone()).collect();
             self.disk.stage_sync(&staged)?;
             // Directories before their entries; then deletions, entries before their directories.
             ready.sort_unstable();
@@ -49,6 +57,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.settle_one(key, &mut done)?;
             }
             self.commit()?;
+            progress = !done.is_empty();
             for (path, session) in done {
                 self.disk.stage_discard(&path)?;
                 if let Some(session) = self.sessions.get_mut(&session) {
@@ -56,22 +65,23 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
             }
         }
-        self.advance()
+        Ok(progress)
     }
 
     /// Versions that can be applied now. A deferred one can once its peer has told everything.
     fn ready(&self) -> Vec<(RelPath, SessionId)> {
-        let complete = |session: &SessionId| self.sessions.get(session).is_some_and(|session| session.is_complete());
+        let complete =
+            |session: &SessionId| self.sessions.get(session).is_some_and(|session| session.is_complete());
         let ready = self.pending.iter().filter(|((_, session), pending)| match pending.stage {
-            Stage::Ready => true,
-            Stage::Deferred => complete(session),
+            Stage::Ready { .. } => true,
+            Stage::Deferred { .. } => complete(session),
             _ => false,
         });
         ready.map(|(key, _)| key.clone()).collect()
     }
 
     fn is_staged(&self, key: &(RelPath, SessionId)) -> bool {
-        matches!(self.pending[key].record.kind, Kind::File { .. } | Kind::Symlink { .. })
+        matches!(self.pending[key].stage, Stage::Ready { staged: true } | Stage::Deferred { staged: true })
     }
 
     fn settle_one(
@@ -87,9 +97,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(());
         }
         let last = self.sessions.get(&key.1).is_none_or(|session| session.is_complete());
+        let staged = self.is_staged(&key);
         let outcome = match key.1 {
             OWN => self.restore_one(&key, record),
-            _ => self.apply_one(record, last),
+            _ => self.apply_one(&key, record, staged, last),
         };
         let pending = self.pending.get_mut(&key);
         match outcome {
@@ -99,15 +110,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     done.push(key);
                 }
             }
-            Ok(Outcome::Defer) => pending.into_iter().for_each(|pending| pending.stage = Stage::Deferred),
+            Ok(Outcome::Defer) => {
+                pending.into_iter().for_each(|pending| pending.stage = Stage::Deferred { staged })
+            }
             Ok(Outcome::Again) | Err(StoreError::Disk(DiskError::Changed)) => {
                 pending.into_iter().for_each(|pending| pending.restart());
             }
             Ok(Outcome::Stuck(why)) => {
-                pending.into_iter().for_each(|pending| pending.stage = Stage::Gone);
+                pending.into_iter().for_each(|pending| pending.stage = Stage::Deferred { staged });
                 self.problem(Some(&key.0), why);
             }
-            Err(error @ (StoreError::Index(_) | StoreError::Disk(DiskError::Dead(_) | DiskError::Root(_)))) => {
+            Err(
+                error @ (StoreError::Index(_) | StoreError::Disk(DiskError::Dead(_) | DiskError::Root(_))),
+            ) => {
                 return Err(error);
             }
             Err(error) => {
@@ -119,7 +134,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Applies a peer's version to what stands here now.
-    fn apply_one(&mut self, record: Record, last: bool) -> Result<Outcome, StoreError> {
+    fn apply_one(
+        &mut self,
+        key: &(RelPath, SessionId),
+        record: Record,
+        staged: bool,
+        last: bool,
+    ) -> Result<Outcome, StoreError> {
         let path = record.path.clone();
         let before = self.index.entry(&path)?;
         if self.observe_now(&path)? == super::intake::Observed::Unclear {
@@ -127,7 +148,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let entry = self.index.entry(&path)?;
         if entry.as_ref().map(|entry| entry.sequence) != before.map(|entry| entry.sequence) {
-            // An edit that nobody had looked at: whether content is needed is decided anew.
+            return Ok(Outcome::Again);
+        }
+        // An edit that nobody had looked at, or another peer's version, may have changed what is needed.
+        if !staged
+            && matches!(record.kind, Kind::File { .. } | Kind::Symlink { .. })
+            && self.needs_content(key, &record)?
+        {
             return Ok(Outcome::Again);
         }
         let ours = entry.clone().filter(|entry| !entry.stale);
@@ -174,7 +201,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let outcome = if theirs_wins {
             // The second name changed the inode's ctime, and nothing else may have changed.
             let seen = self.stat(&path)?;
-            let same = ours.seen.zip(seen).is_some_and(|(a, b)| (a.size, a.mtime_ns, a.ino) == (b.size, b.mtime_ns, b.ino));
+            let same = ours
+                .seen
+                .zip(seen)
+                .is_some_and(|(a, b)| (a.size, a.mtime_ns, a.ino) == (b.size, b.mtime_ns, b.ino));
             if ours.seen.is_some() && !same {
                 return Ok(Outcome::Again);
             }
@@ -201,7 +231,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn replace(&mut self, entry: Option<Entry>, record: Record, last: bool) -> Result<Outcome, StoreError> {
         let path = record.path.clone();
         let same = entry.as_ref().filter(|entry| entry.record.kind == record.kind && !entry.stale);
-        if let Some(seen) = same.map(|entry| entry.seen).filter(|seen| seen.is_some() || !record.kind.is_live()) {
+        if let Some(seen) =
+            same.map(|entry| entry.seen).filter(|seen| seen.is_some() || !record.kind.is_live())
+        {
             return self.took(entry, record, seen);
         }
         let expect = self.stat(&path)?;
@@ -219,12 +251,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Err(DiskError::NotEmpty) if !last => Ok(Outcome::Defer),
             Err(DiskError::NotEmpty) => self.reassert(entry, record),
             Err(DiskError::NoParent) if !last => Ok(Outcome::Defer),
-            Err(DiskError::NoParent) => Ok(Outcome::Stuck("its directory is a file or symlink here".to_owned())),
+            Err(DiskError::NoParent) => {
+                Ok(Outcome::Stuck("its directory is a file or symlink here".to_owned()))
+            }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn took(&mut self, entry: Option<Entry>, record: Record, seen: Option<Stat>) -> Result<Outcome, StoreError> {
+    fn took(
+        &mut self,
+        entry: Option<Entry>,
+        record: Record,
+        seen: Option<Stat>,
+    ) -> Result<Outcome, StoreError> {
         if entry.is_some_and(|entry| entry.stale) {
             self.stale -= 1;
         }
@@ -281,8 +320,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let path = theirs.path.clone();
         let Some(stat) = self.stat(&path)? else { return Ok(Outcome::Again) };
         let ours = entry.map(|entry| entry.record);
-        let both = ours.as_ref().map(|ours| Record { version: ours.version.merged(&theirs.version), ..ours.clone() });
-        let record = self.own_version(Some(both.as_ref().unwrap_or(&theirs)), &path, Kind::Dir { mode: stat.mode });
+        let both = ours
+            .as_ref()
+            .map(|ours| Record { version: ours.version.merged(&theirs.version), ..ours.clone() });
+        let record =
+            self.own_version(Some(both.as_ref().unwrap_or(&theirs)), &path, Kind::Dir { mode: stat.mode });
         self.put(record, Some(stat))?;
         if theirs.kind.is_live() {
             let copy = conflict_path(&theirs);
@@ -313,8 +355,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Kind::Dir { mode } => self.place_dir(&key.0, *mode, expect.as_ref())?,
             Kind::File { .. } | Kind::Symlink { .. } => self.place_file(&key.0, expect.as_ref())?,
         };
+        // Under a new sequence, so that a peer which was told "gone" hears of it again.
         entry.seen = Some(placed);
-        self.put_entry(&entry)?;
+        self.put(entry.record, entry.seen)?;
         Ok(Outcome::Done)
     }
 }

@@ -105,6 +105,14 @@ impl Session {
         self.inn.complete.as_ref().is_some_and(|(through, _)| *through == self.inn.received)
     }
 
+    /// Whether the peer certainly knows everything that this version has seen.
+    pub(super) fn peer_covers(&self, version: &VersionVector) -> bool {
+        self.ended.is_none() && self.inn.knowledge.covers(version)
+    }
+
+    pub(super) fn dbg(&self) -> String {
+        format!("{:?} {:?} {:?}", self.out, self.inn, self.ended)
+    }
     fn fail(&mut self, violation: Violation) {
         self.ended.get_or_insert(violation);
     }
@@ -225,7 +233,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             from_zero: since == 0,
             ..Incoming::default()
         };
-        session.wants = Wants::default();
         session.control.push_back(Message::Have { round, index, since });
         Ok(())
     }
@@ -257,7 +264,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return;
         }
         if since > self.meta.sequence {
-            session.fail(Violation::Record("the peer has more of this replica than exists: was its index restored from a backup?"));
+            session.fail(Violation::Record(
+                "the peer has more of this replica than exists: was its index restored from a backup?",
+            ));
             return;
         }
         session.out = Outgoing { round, cursor: Some(since), ..Outgoing::default() };
@@ -297,11 +306,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    fn offered(&mut self, id: SessionId, sequence: u64, record: crate::record::Record) -> Result<(), StoreError> {
+    fn offered(
+        &mut self,
+        id: SessionId,
+        sequence: u64,
+        record: crate::record::Record,
+    ) -> Result<(), StoreError> {
         let ours = self.known(&self.meta.device);
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         if record.version.counter(&self.meta.device) > ours {
-            session.fail(Violation::Record("a write of this replica that it never made: was its state restored from a backup?"));
+            session.fail(Violation::Record(
+                "a write of this replica that it never made: was its state restored from a backup?",
+            ));
             return Ok(());
         }
         if !self.meta.fences.admit(&record) {
@@ -343,7 +359,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let batch = session.out.batches.pop_front().expect("the front was just looked at");
             acked = batch.complete.then_some(batch.through).or(acked);
         }
-        session.out.batches.iter_mut().filter(|batch| batch.through <= taken).for_each(|batch| batch.taken = true);
+        session
+            .out
+            .batches
+            .iter_mut()
+            .filter(|batch| batch.through <= taken)
+            .for_each(|batch| batch.taken = true);
         if let Some(sequence) = acked {
             let peer = session.peer.expect("acknowledgements come after Hello");
             let mut state = self.index.peer(&peer)?;
@@ -493,8 +514,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let ids: Vec<_> = self.sessions.keys().copied().collect();
         for id in ids {
             let mine = self.pending.iter().filter(|((_, from), _)| *from == id);
-            let (count, first) =
-                mine.fold((0, u64::MAX), |(count, first), (_, pending)| (count + 1, first.min(pending.sequence)));
+            let (count, first) = mine
+                .fold((0, u64::MAX), |(count, first), (_, pending)| (count + 1, first.min(pending.sequence)));
             let session = self.sessions.get_mut(&id).expect("the key was just listed");
             if count > WAITING_MAX {
                 session.fail(Violation::Excess("versions that wait for something that does not come"));

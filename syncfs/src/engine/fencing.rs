@@ -107,7 +107,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Sets every inadmissible version aside and begins a new life of the index. It stays visible until a peer has
     /// given what belongs there.
-    fn retire(&mut self) -> Result<bool, StoreError> {
+    pub(super) fn retire(&mut self) -> Result<bool, StoreError> {
         let mut tail = Vec::new();
         self.each_entry(|entry| {
             if !entry.stale && !self.meta.fences.admit(&entry.record) {

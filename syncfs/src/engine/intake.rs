@@ -40,13 +40,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.each_entry(|entry| {
             let path = &entry.record.path;
             let stands = present.binary_search_by(|(other, _)| other.cmp(path)).is_ok();
-            let hidden = unread.iter().any(|dir: &Option<RelPath>| dir.as_ref().is_none_or(|dir| path.is_below(dir)));
+            let hidden =
+                unread.iter().any(|dir: &Option<RelPath>| dir.as_ref().is_none_or(|dir| path.is_below(dir)));
             if entry.record.kind.is_live() && !stands && !hidden {
                 gone.push(path.clone());
             }
         })?;
         self.take_up_gone(gone, &mut report)?;
         self.commit()?;
+        if std::mem::take(&mut self.fence_unsettled) && self.retire()? {
+            self.restate(true)?;
+        }
         report.problems = self.problems();
         Ok(report)
     }
@@ -172,10 +176,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
                 Ok(Observed::Same)
             }
-            entry if self.is_undoing() || entry.as_ref().is_some_and(|entry| entry.stale) => {
+            entry if self.must_undo(entry.as_ref())? => {
                 self.undo(path, entry, &stat).map(|()| Observed::Changed)
             }
             entry => self.publish_own(path, entry, kind, stat),
+        }
+    }
+
+    /// A follower's edit is undone; except that of a version which exists nowhere else, so that nothing is left to put
+    /// back. (It was this replica's own, and its replication had not begun.) That edit becomes a version.
+    fn must_undo(&mut self, entry: Option<&Entry>) -> Result<bool, StoreError> {
+        match entry {
+            Some(entry) if entry.stale => Ok(true),
+            Some(entry) if self.is_undoing() && entry.record.kind.is_live() => self.is_recoverable(entry),
+            _ => Ok(self.is_undoing()),
         }
     }
 
@@ -204,7 +218,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.stale -= 1;
             return Ok(Observed::Same);
         }
-        if entry.seen.is_none() || self.is_undoing() {
+        if entry.seen.is_none() || self.must_undo(Some(&entry))? {
             entry.seen = None;
             self.put_entry(&entry)?;
             self.restore(entry.record, None);
@@ -314,13 +328,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
             FileKind::File => {
                 let reading = self.disk.read(path, stat)?;
                 let mut mtime_ns = reading.mtime_ns;
-                if let Some(Kind::File { mtime_ns: before, content, .. }) = entry.map(|entry| &entry.record.kind)
+                if let Some(Kind::File { mtime_ns: before, content, .. }) =
+                    entry.map(|entry| &entry.record.kind)
                     && reading.cut
                     && *content == reading.content
                 {
                     mtime_ns = *before;
                 }
-                Some((Kind::File { mode: reading.stat.mode, mtime_ns, content: reading.content }, reading.stat))
+                Some((
+                    Kind::File { mode: reading.stat.mode, mtime_ns, content: reading.content },
+                    reading.stat,
+                ))
             }
         })
     }

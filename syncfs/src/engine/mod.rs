@@ -88,6 +88,8 @@ pub struct Engine<D, I> {
     stale: u64,
     refused: u64,
     uncommitted: bool,
+    /// The last run ended after a fence was durable and perhaps before all was done because of it.
+    fence_unsettled: bool,
     /// The folder's identity became known, and the peers do not know it yet.
     founded: bool,
     problems: BTreeMap<Option<RelPath>, String>,
@@ -112,6 +114,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             stale: 0,
             refused: 0,
             uncommitted: false,
+            fence_unsettled: true,
             founded: false,
             problems: BTreeMap::new(),
             unsettled: BTreeSet::new(),
@@ -236,7 +239,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// What needs a person's attention now.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        let problem = |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
+        let problem =
+            |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
         self.problems.iter().map(problem).collect()
     }
 
@@ -342,6 +346,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Puts an entry under the next sequence.
     fn put(&mut self, record: Record, seen: Option<crate::disk::Stat>) -> Result<(), StoreError> {
+        self.reconsider(&record.path);
         let sequence = self.next_sequence();
         self.put_entry(&Entry { record, sequence, seen, stale: false })
     }
@@ -376,10 +381,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn problem(&mut self, path: Option<&RelPath>, what: impl ToString) {
-        let (path, what) = match self.problems.len() < PROBLEMS_MAX || self.problems.contains_key(&path.cloned()) {
-            true => (path.cloned(), what.to_string()),
-            false => (None, format!("more than {PROBLEMS_MAX} paths have problems")),
-        };
+        let (path, what) =
+            match self.problems.len() < PROBLEMS_MAX || self.problems.contains_key(&path.cloned()) {
+                true => (path.cloned(), what.to_string()),
+                false => (None, format!("more than {PROBLEMS_MAX} paths have problems")),
+            };
         if self.problems.get(&path) != Some(&what) {
             self.problems.insert(path.clone(), what.clone());
             self.event(Event::Problem(Problem { path, what }));
@@ -407,4 +413,68 @@ fn folder_of(founder: &DeviceId) -> FolderId {
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     FolderId::from_bytes(id)
+}
+#[allow(missing_docs)]
+impl<D: Disk, I: Index> Engine<D, I> {
+    pub fn dbg_entry(&self, p: &[u8]) -> String {
+        format!(
+            "{:?} role {:?} fences {:?} stale {}",
+            self.index.entry(&RelPath::new(p).unwrap()),
+            self.meta.role,
+            self.meta.fences,
+            self.stale
+        )
+    }
+    pub fn dbg_all(&self) -> String {
+        let mut s = format!(
+            "role {:?} seq {} K {:?} stale {} idx {:?}\n F {:?}\n",
+            self.meta.role,
+            self.meta.sequence,
+            self.meta.knowledge,
+            self.stale,
+            self.meta.index.0 % 1000,
+            self.meta.fences.current()
+        );
+        self.each_entry(|e| {
+            s += &format!(
+                "   {:?} s{} {:?} by {:?} e{} {} stale {} seen {}\n",
+                e.record.path,
+                e.sequence,
+                e.record.version,
+                e.record.by,
+                e.record.epoch,
+                match e.record.kind {
+                    crate::record::Kind::File { .. } => "file",
+                    crate::record::Kind::Dir { .. } => "dir",
+                    _ => "gone",
+                },
+                e.stale,
+                e.seen.is_some()
+            )
+        })
+        .unwrap();
+        for (id, se) in &self.sessions {
+            s += &format!("   {id:?} {:?} {:?}\n", se.peer, se.dbg());
+        }
+        s
+    }
+    pub fn dbg_pending(&self) -> Vec<String> {
+        self.pending
+            .iter()
+            .map(|(k, p)| {
+                format!(
+                    "{k:?} {:?} {:?} entry {:?} unc {}",
+                    p.stage,
+                    p.record.version,
+                    self.index.entry(&k.0).ok().flatten().map(|e| (
+                        e.record.version,
+                        e.record.kind.is_live(),
+                        e.seen.is_some(),
+                        e.stale
+                    )),
+                    self.uncommitted
+                )
+            })
+            .collect()
+    }
 }

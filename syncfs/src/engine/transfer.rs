@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::disk::{Disk, DiskError, Stat, is_intact};
 use crate::error::{StoreError, Violation};
 use crate::hash::ContentHash;
-use crate::index::Index;
+use crate::index::{Entry, Index, PeerState};
 use crate::path::RelPath;
-use crate::record::{Kind, Record};
 use crate::reconcile::{Decision, reconcile};
+use crate::record::{Kind, Record};
 use crate::wire::{Message, WANT_MAX};
 
 use super::{Engine, OWN, SessionId};
@@ -29,6 +29,8 @@ pub(super) struct Pending {
     pub(super) stage: Stage,
     /// What stands there while a restore waits: already set aside.
     over: Option<Stat>,
+    /// Sessions that a restore has asked in vain.
+    asked: BTreeSet<SessionId>,
 }
 
 /// How far a content is together.
@@ -38,17 +40,23 @@ pub(super) enum Stage {
     Looking { next: usize, missing: BTreeSet<ContentHash> },
     /// Waiting for these.
     Fetching(BTreeSet<ContentHash>),
-    /// Sealed, or needs no content.
-    Ready,
-    /// Cannot be applied before the peer has told everything; see [`super::apply`].
-    Deferred,
+    /// Can be applied. `staged`: its content is complete in its stage; else it did not need any when that was decided.
+    Ready { staged: bool },
+    /// Cannot be applied before the peer has told everything, or before its directory can stand; see [`super::apply`].
+    Deferred { staged: bool },
     /// The peer does not have the content any more: waits for a newer version.
     Gone,
 }
 
 impl Pending {
     pub(super) fn new(record: Record, sequence: u64) -> Self {
-        Self { record, sequence, stage: Stage::Looking { next: 0, missing: BTreeSet::new() }, over: None }
+        Self {
+            record,
+            sequence,
+            stage: Stage::Looking { next: 0, missing: BTreeSet::new() },
+            over: None,
+            asked: BTreeSet::new(),
+        }
     }
 
     /// Starts over, with the content that is there already.
@@ -58,7 +66,7 @@ impl Pending {
 
     /// Whether it holds content in memory or on its way, for the bound on what a peer may offer at once.
     pub(super) fn is_weighty(&self) -> bool {
-        !matches!(self.stage, Stage::Deferred | Stage::Gone)
+        !matches!(self.stage, Stage::Deferred { .. } | Stage::Gone)
     }
 }
 
@@ -114,8 +122,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// If the directory or the index fails.
     pub fn work(&mut self) -> Result<bool, StoreError> {
         let mut budget = WORK_BYTES;
-        let looking = |(_, pending): &(&(RelPath, SessionId), &Pending)| matches!(pending.stage, Stage::Looking { .. });
-        let keys: Vec<_> = self.pending.iter().filter(looking).take(256).map(|(key, _)| key.clone()).collect();
+        let looking =
+            |(_, pending): &(&(RelPath, SessionId), &Pending)| matches!(pending.stage, Stage::Looking { .. });
+        let keys: Vec<_> =
+            self.pending.iter().filter(looking).take(256).map(|(key, _)| key.clone()).collect();
         for key in &keys {
             if budget == 0 {
                 return Ok(true);
@@ -133,8 +143,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.pending.range(all).all(|(other, pending)| match &pending.stage {
             _ if other == key => true,
             Stage::Looking { next: 0, .. } => other > key,
-            Stage::Looking { .. } | Stage::Fetching(_) | Stage::Ready => false,
-            Stage::Deferred | Stage::Gone => true,
+            Stage::Looking { .. } | Stage::Fetching(_) | Stage::Ready { .. } => false,
+            Stage::Deferred { .. } | Stage::Gone => true,
         })
     }
 
@@ -154,10 +164,22 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.pending.get(key).and_then(|pending| pending.over)
     }
 
+    /// The path has another version here now: what still waits for content of it may not need it any more.
+    pub(super) fn reconsider(&mut self, path: &RelPath) {
+        let all = (path.clone(), OWN)..=(path.clone(), SessionId(u64::MAX));
+        for (_, pending) in self.pending.range_mut(all) {
+            if matches!(pending.stage, Stage::Fetching(_) | Stage::Gone) {
+                pending.restart();
+            }
+        }
+    }
+
     /// Looks for the next chunks of one version, within the budget.
     fn gather(&mut self, key: &(RelPath, SessionId), budget: &mut u64) -> Result<(), StoreError> {
         let Some(pending) = self.pending.get_mut(key) else { return Ok(()) };
-        let Stage::Looking { mut next, mut missing } = std::mem::replace(&mut pending.stage, Stage::Ready) else {
+        let Stage::Looking { mut next, mut missing } =
+            std::mem::replace(&mut pending.stage, Stage::Ready { staged: false })
+        else {
             unreachable!("only versions that are looked for are gathered");
         };
         let record = pending.record.clone();
@@ -199,12 +221,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Whether applying this version will put its content somewhere.
-    fn needs_content(&self, key: &(RelPath, SessionId), record: &Record) -> Result<bool, StoreError> {
+    pub(super) fn needs_content(
+        &self,
+        key: &(RelPath, SessionId),
+        record: &Record,
+    ) -> Result<bool, StoreError> {
         if key.1 == OWN {
             return Ok(true);
         }
         let entry = self.index.entry(&key.0)?.filter(|entry| !entry.stale);
-        let same = entry.as_ref().is_some_and(|entry| entry.record.kind == record.kind && entry.seen.is_some());
+        let same =
+            entry.as_ref().is_some_and(|entry| entry.record.kind == record.kind && entry.seen.is_some());
         Ok(match reconcile(entry.as_ref().map(|entry| &entry.record), record) {
             Decision::Keep | Decision::Merge(_) => false,
             Decision::Take => !same,
@@ -212,8 +239,39 @@ impl<D: Disk, I: Index> Engine<D, I> {
         })
     }
 
+    /// Whether the content of a version can be had from anywhere, should its file here be gone.
+    pub(super) fn is_recoverable(&mut self, entry: &Entry) -> Result<bool, StoreError> {
+        let record = &entry.record;
+        if record.by != self.meta.device
+            || self.sessions.values().any(|peer| peer.peer_covers(&record.version))
+        {
+            return Ok(true);
+        }
+        let has = |state: &PeerState| state.ours == Some(self.meta.index) && state.acked >= entry.sequence;
+        if self.index.peers()?.iter().any(|(_, state)| has(state)) {
+            return Ok(true);
+        }
+        for chunk in record.kind.content().map(|content| content.chunks()).unwrap_or_default() {
+            let mut found = false;
+            for place in
+                self.index.locate(&chunk.hash)?.into_iter().filter(|place| place.length == chunk.length)
+            {
+                found |= self.disk.read_chunk(&place.path, place.offset, chunk)?.is_some();
+            }
+            if !found {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Puts a chunk into the stage if it can be had on this machine.
-    fn place_local(&mut self, path: &RelPath, offset: u64, chunk: crate::record::Chunk) -> Result<bool, DiskError> {
+    fn place_local(
+        &mut self,
+        path: &RelPath,
+        offset: u64,
+        chunk: crate::record::Chunk,
+    ) -> Result<bool, DiskError> {
         if let Some(bytes) = self.disk.stage_read(path, offset, chunk.length)?
             && is_intact(&bytes, &chunk.hash)
         {
@@ -233,14 +291,26 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(false)
     }
 
-    fn fetch(&mut self, key: &(RelPath, SessionId), missing: BTreeSet<ContentHash>) -> Result<(), StoreError> {
+    fn fetch(
+        &mut self,
+        key: &(RelPath, SessionId),
+        missing: BTreeSet<ContentHash>,
+    ) -> Result<(), StoreError> {
         let Some(pending) = self.pending.get_mut(key) else { return Ok(()) };
-        let ready = |session: &&mut super::Session| session.ended.is_none() && session.peer.is_some();
-        let session = match key.1 {
-            OWN => self.sessions.values_mut().find(ready),
-            id => self.sessions.get_mut(&id),
+        let asked = &pending.asked;
+        let ready = |(id, session): &(&SessionId, &super::Session)| {
+            session.ended.is_none() && session.peer.is_some() && !asked.contains(*id)
         };
-        let Some(session) = session else {
+        let source = match key.1 {
+            // Whoever certainly has it, before whoever may.
+            OWN => {
+                let version = &pending.record.version;
+                let sessions = self.sessions.iter().filter(ready);
+                sessions.max_by_key(|(_, session)| session.peer_covers(version)).map(|(id, _)| *id)
+            }
+            id => Some(id),
+        };
+        let Some(session) = source.and_then(|id| self.sessions.get_mut(&id)) else {
             // Nobody to ask: the next session that opens starts it again.
             pending.stage = Stage::Gone;
             return Ok(());
@@ -254,7 +324,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// A chunk arrived.
-    pub(super) fn chunk_arrived(&mut self, from: SessionId, hash: ContentHash, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn chunk_arrived(
+        &mut self,
+        from: SessionId,
+        hash: ContentHash,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
         let session = self.sessions.get_mut(&from).expect("the caller checked the session");
         let asked = session.wants.asked.get(&hash).copied();
         if asked != u32::try_from(bytes.len()).ok() || !is_intact(bytes, &hash) {
@@ -270,7 +345,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
             let complete = missing.is_empty();
             let content = pending.record.kind.content().expect("only files have missing chunks").clone();
-            let places = content.placed().filter(|(_, chunk)| chunk.hash == hash && chunk.length as usize == bytes.len());
+            let places = content
+                .placed()
+                .filter(|(_, chunk)| chunk.hash == hash && chunk.length as usize == bytes.len());
             let mut written = Ok(());
             for (offset, _) in places {
                 written = written.and_then(|()| self.disk.stage_write(&key.0, offset, bytes));
@@ -295,7 +372,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if let Some(pending) = self.pending.get_mut(&key)
                 && matches!(&pending.stage, Stage::Fetching(missing) if missing.contains(&hash))
             {
-                pending.stage = Stage::Gone;
+                if key.1 == OWN {
+                    pending.asked.insert(from);
+                    pending.restart();
+                } else {
+                    pending.stage = Stage::Gone;
+                }
             }
         }
     }
@@ -313,9 +395,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// What became of a step on a stage. A disk that is full, or the like, stops this version and says so.
-    fn staged(&mut self, key: &(RelPath, SessionId), result: Result<(), DiskError>) -> Result<(), StoreError> {
+    fn staged(
+        &mut self,
+        key: &(RelPath, SessionId),
+        result: Result<(), DiskError>,
+    ) -> Result<(), StoreError> {
         match result {
-            Ok(()) => self.set_stage(key, Stage::Ready),
+            Ok(()) => self.set_stage(key, Stage::Ready { staged: true }),
             Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => Err(error.into()),
             Err(error) => {
                 self.problem(Some(&key.0), format!("cannot stage a peer's version: {error}"));
@@ -333,6 +419,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Restores that lost their source, or had none, look again.
     pub(super) fn restart_restores(&mut self) {
         let own = self.pending.iter_mut().filter(|((_, from), _)| *from == OWN);
-        own.for_each(|(_, pending)| pending.restart());
+        own.for_each(|(_, pending)| {
+            pending.asked.clear();
+            pending.restart();
+        });
     }
 }

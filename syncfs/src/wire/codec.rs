@@ -130,11 +130,9 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             index: IndexId(input.word()?),
             fences: input.fences()?,
         },
-        2 => Message::State {
-            folder: input.folder()?,
-            index: IndexId(input.word()?),
-            fences: input.fences()?,
-        },
+        2 => {
+            Message::State { folder: input.folder()?, index: IndexId(input.word()?), fences: input.fences()? }
+        }
         3 => Message::Have { round: input.word()?, index: IndexId(input.word()?), since: input.word()? },
         4 => input.records()?,
         5 => Message::Ack { round: input.word()?, durable: input.word()?, taken: input.word()? },

@@ -6,9 +6,9 @@
 
 mod codec;
 
+pub use codec::{DecodeError, decode, encode};
 #[cfg(feature = "driver")]
 pub(crate) use codec::{decode_record, decode_vector, encode_record, encode_vector};
-pub use codec::{DecodeError, decode, encode};
 
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::Fence;

@@ -1,0 +1,496 @@
+//! A disk and an index that lose, at a crash, what was not made durable, and that can stop at any step.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use syncfs::chunk::content_of;
+use syncfs::device::DeviceId;
+use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat, is_intact};
+use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
+use syncfs::record::Chunk;
+use syncfs::{Conflict, ContentHash, RelPath};
+
+use crate::rng::Rng;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Space {
+    Tree,
+    Stage,
+    Aside,
+}
+
+type Name = (Space, Vec<u8>);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Inode {
+    pub(crate) kind: FileKind,
+    pub(crate) data: Vec<u8>,
+    durable: Option<Vec<u8>>,
+    mode: u32,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    published: bool,
+}
+
+/// One replica's platter and page cache.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) inodes: BTreeMap<u64, Inode>,
+    /// Names as programs see them.
+    pub(crate) names: BTreeMap<Name, u64>,
+    durable_names: BTreeMap<Name, u64>,
+    /// Changes of names since the last sync, oldest first; each is atomic.
+    log: Vec<Vec<(Name, Option<u64>)>>,
+    read: BTreeSet<u64>,
+    next_ino: u64,
+    clock: i64,
+    pub(crate) steps: u64,
+    /// Power fails at this step.
+    pub(crate) fails_at: Option<u64>,
+    pub(crate) dead: bool,
+}
+
+pub(crate) type Shared = Rc<RefCell<Store>>;
+
+impl Store {
+    fn step(&mut self) -> Result<(), DiskError> {
+        self.steps += 1;
+        if self.fails_at.is_some_and(|at| self.steps >= at) {
+            self.dead = true;
+        }
+        self.alive()
+    }
+
+    fn alive(&self) -> Result<(), DiskError> {
+        if self.dead { Err(DiskError::Dead("power cut".to_owned())) } else { Ok(()) }
+    }
+
+    fn tick(&mut self) -> i64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn change(&mut self, changes: Vec<(Name, Option<u64>)>) {
+        apply(&mut self.names, &changes);
+        self.log.push(changes);
+    }
+
+    fn sync_names(&mut self) {
+        for changes in std::mem::take(&mut self.log) {
+            apply(&mut self.durable_names, &changes);
+        }
+    }
+
+    fn sync_data(&mut self, ino: u64) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.durable = Some(inode.data.clone());
+        }
+    }
+
+    /// Power is back: names as far as some point after the last sync, data only where it was synced.
+    pub(crate) fn crash(&mut self, rng: &mut Rng) {
+        let log = std::mem::take(&mut self.log);
+        let survive = rng.below(log.len() as u64 + 1) as usize;
+        log[..survive].iter().for_each(|changes| apply(&mut self.durable_names, changes));
+        self.names = self.durable_names.clone();
+        for (name, ino) in &self.names {
+            let inode = self.inodes.get_mut(ino).unwrap();
+            if inode.kind == FileKind::File && inode.durable.as_ref() != Some(&inode.data) {
+                assert!(
+                    !(inode.published && name.0 == Space::Tree),
+                    "{:?} became visible before its bytes were durable",
+                    String::from_utf8_lossy(&name.1)
+                );
+                inode.data = inode.durable.clone().unwrap_or_default();
+                self.clock += 1;
+                (inode.mtime_ns, inode.ctime_ns) = (self.clock, self.clock);
+            }
+        }
+        self.read.clear();
+        (self.dead, self.fails_at) = (false, None);
+    }
+
+    fn stat_name(&self, name: &Name) -> Option<Stat> {
+        let ino = *self.names.get(name)?;
+        let inode = &self.inodes[&ino];
+        Some(Stat {
+            kind: inode.kind,
+            size: inode.data.len() as u64,
+            mode: inode.mode,
+            mtime_ns: inode.mtime_ns,
+            ctime_ns: inode.ctime_ns,
+            dev: 1,
+            ino,
+            side: 0,
+        })
+    }
+
+    fn tree(path: &RelPath) -> Name {
+        (Space::Tree, path.as_bytes().to_vec())
+    }
+
+    fn has_parent(&self, path: &RelPath) -> bool {
+        path.parent().is_none_or(|parent| {
+            self.stat_name(&Self::tree(&parent)).is_some_and(|stat| stat.kind == FileKind::Dir)
+        })
+    }
+
+    fn has_children(&self, path: &RelPath) -> bool {
+        let below = |name: &Name| RelPath::new(&name.1).is_ok_and(|other| other.is_below(path));
+        self.names.keys().any(|name| name.0 == Space::Tree && below(name))
+    }
+
+    fn new_inode(&mut self, kind: FileKind, data: Vec<u8>, mode: u32) -> u64 {
+        self.next_ino += 1;
+        let now = self.tick();
+        let inode = Inode { kind, data, durable: None, mode, mtime_ns: now, ctime_ns: now, published: false };
+        self.inodes.insert(self.next_ino, inode);
+        self.next_ino
+    }
+
+    // What a user does; never a step of ours, never synced.
+
+    pub(crate) fn user_write(&mut self, path: &RelPath, data: &[u8], in_place: bool) -> bool {
+        let name = Self::tree(path);
+        if !self.has_parent(path) || self.stat_name(&name).is_some_and(|stat| stat.kind == FileKind::Dir) {
+            return false;
+        }
+        match self.names.get(&name).copied().filter(|ino| in_place && self.inodes[ino].kind == FileKind::File)
+        {
+            Some(ino) => {
+                let now = self.tick();
+                let inode = self.inodes.get_mut(&ino).unwrap();
+                (inode.data, inode.published) = (data.to_vec(), false);
+                (inode.mtime_ns, inode.ctime_ns) = (now, now);
+            }
+            None => {
+                let ino = self.new_inode(FileKind::File, data.to_vec(), 0o644);
+                self.change(vec![(name, Some(ino))]);
+            }
+        }
+        true
+    }
+
+    pub(crate) fn user_mkdir(&mut self, path: &RelPath) {
+        if self.has_parent(path) && self.stat_name(&Self::tree(path)).is_none() {
+            let ino = self.new_inode(FileKind::Dir, Vec::new(), 0o755);
+            self.change(vec![(Self::tree(path), Some(ino))]);
+        }
+    }
+
+    pub(crate) fn user_remove(&mut self, path: &RelPath) {
+        let gone = |name: &&Name| {
+            name.0 == Space::Tree
+                && RelPath::new(&name.1).is_ok_and(|other| other == *path || other.is_below(path))
+        };
+        let names: Vec<_> = self.names.keys().filter(gone).cloned().collect();
+        names.into_iter().rev().for_each(|name| self.change(vec![(name, None)]));
+    }
+
+    pub(crate) fn user_rename(&mut self, from: &RelPath, to: &RelPath) -> bool {
+        let (old, new) = (Self::tree(from), Self::tree(to));
+        let Some(ino) = self.names.get(&old).copied() else { return false };
+        let is_file = |name: &Name| self.stat_name(name).is_none_or(|stat| stat.kind == FileKind::File);
+        if from == to || !is_file(&old) || !is_file(&new) || !self.has_parent(to) {
+            return false;
+        }
+        self.change(vec![(old, None), (new, Some(ino))]);
+        true
+    }
+
+    pub(crate) fn user_chmod(&mut self, path: &RelPath, mode: u32) {
+        let now = self.tick();
+        if let Some(ino) = self.names.get(&Self::tree(path)) {
+            let inode = self.inodes.get_mut(ino).unwrap();
+            (inode.mode, inode.ctime_ns) = (mode, now);
+        }
+    }
+
+    /// Contents of the files in one space.
+    pub(crate) fn contents(&self, space: Space) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let files = self
+            .names
+            .iter()
+            .filter(|(name, ino)| name.0 == space && self.inodes[ino].kind == FileKind::File);
+        files.map(|(name, ino)| (name.1.clone(), self.inodes[ino].data.clone())).collect()
+    }
+
+    /// Contents that a crash right now would leave for sure.
+    pub(crate) fn durable_contents(&self) -> BTreeSet<Vec<u8>> {
+        let inodes = self.durable_names.iter().filter(|(name, _)| name.0 != Space::Stage);
+        inodes.filter_map(|(_, ino)| self.inodes[ino].durable.clone()).collect()
+    }
+}
+
+fn apply(names: &mut BTreeMap<Name, u64>, changes: &[(Name, Option<u64>)]) {
+    for (name, ino) in changes {
+        match ino {
+            Some(ino) => names.insert(name.clone(), *ino),
+            None => names.remove(name),
+        };
+    }
+}
+
+pub(crate) struct SimDisk(pub Shared);
+
+impl Disk for SimDisk {
+    fn check_root(&mut self) -> Result<(), DiskError> {
+        self.0.borrow().alive()
+    }
+
+    fn stat(&mut self, path: &RelPath) -> Result<Option<Stat>, DiskError> {
+        let store = self.0.borrow();
+        store.alive()?;
+        if store.has_parent(path) {
+            Ok(store.stat_name(&Store::tree(path)))
+        } else {
+            Err(DiskError::NoParent)
+        }
+    }
+
+    fn list(&mut self, dir: Option<&RelPath>) -> Result<Listing, DiskError> {
+        let store = self.0.borrow();
+        store.alive()?;
+        let paths = store
+            .names
+            .keys()
+            .filter(|name| name.0 == Space::Tree)
+            .map(|name| RelPath::new(&name.1).unwrap());
+        let inside = paths.filter(|path| path.parent().as_ref() == dir);
+        let entries = inside.map(|path| {
+            let stat = store.stat_name(&Store::tree(&path)).unwrap();
+            (path, stat)
+        });
+        Ok(Listing { entries: entries.collect(), problems: Vec::new() })
+    }
+
+    fn link_target(&mut self, _path: &RelPath) -> Result<Vec<u8>, DiskError> {
+        Err(DiskError::Changed)
+    }
+
+    fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.alive()?;
+        if store.stat_name(&Store::tree(path)) != Some(*stat) {
+            return Err(DiskError::Changed);
+        }
+        store.read.insert(stat.ino);
+        let content = content_of(&store.inodes[&stat.ino].data);
+        Ok(Reading { content, stat: *stat, mtime_ns: stat.mtime_ns, cut: false })
+    }
+
+    fn read_chunk(
+        &mut self,
+        path: &RelPath,
+        offset: u64,
+        chunk: &Chunk,
+    ) -> Result<Option<Vec<u8>>, DiskError> {
+        let store = self.0.borrow();
+        store.alive()?;
+        let Some(ino) = store.names.get(&Store::tree(path)) else { return Ok(None) };
+        let from = offset as usize;
+        let bytes = store.inodes[ino].data.get(from..from + chunk.length as usize);
+        Ok(bytes.filter(|bytes| is_intact(bytes, &chunk.hash)).map(<[u8]>::to_vec))
+    }
+
+    fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {
+        let store = self.0.borrow();
+        store.alive()?;
+        let Some(ino) = store.names.get(&(Space::Stage, path.as_bytes().to_vec())) else { return Ok(None) };
+        Ok(store.inodes[ino].data.get(offset as usize..offset as usize + length as usize).map(<[u8]>::to_vec))
+    }
+
+    fn stage_write(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let name = (Space::Stage, path.as_bytes().to_vec());
+        let ino = match store.names.get(&name) {
+            Some(ino) => *ino,
+            None => {
+                let ino = store.new_inode(FileKind::File, Vec::new(), 0o600);
+                store.change(vec![(name, Some(ino))]);
+                ino
+            }
+        };
+        let data = &mut store.inodes.get_mut(&ino).unwrap().data;
+        let end = offset as usize + bytes.len();
+        data.resize(data.len().max(end), 0);
+        data[offset as usize..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn stage_seal(&mut self, path: &RelPath, size: u64, mode: u32, mtime_ns: i64) -> Result<(), DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let ino = store.names[&(Space::Stage, path.as_bytes().to_vec())];
+        let inode = store.inodes.get_mut(&ino).unwrap();
+        inode.data.truncate(size as usize);
+        (inode.mode, inode.mtime_ns) = (mode, mtime_ns);
+        Ok(())
+    }
+
+    fn stage_symlink(&mut self, _path: &RelPath, _target: &[u8]) -> Result<(), DiskError> {
+        Err(DiskError::Changed)
+    }
+
+    fn stage_sync(&mut self, paths: &[RelPath]) -> Result<(), DiskError> {
+        for path in paths {
+            let mut store = self.0.borrow_mut();
+            store.step()?;
+            let ino = store.names[&(Space::Stage, path.as_bytes().to_vec())];
+            store.sync_data(ino);
+        }
+        Ok(())
+    }
+
+    fn stage_discard(&mut self, path: &RelPath) -> Result<(), DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let name = (Space::Stage, path.as_bytes().to_vec());
+        if store.names.contains_key(&name) {
+            store.change(vec![(name, None)]);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let (from, name) = ((Space::Stage, stage.as_bytes().to_vec()), Store::tree(to));
+        if !store.has_parent(to) {
+            return Err(DiskError::NoParent);
+        }
+        let stands = store.stat_name(&name);
+        if stands.is_some_and(|stat| stat.kind == FileKind::Dir) {
+            return Err(DiskError::NotEmpty);
+        }
+        if stands.as_ref() != expect {
+            return Err(DiskError::Changed);
+        }
+        let ino = store.names[&from];
+        let now = store.tick();
+        let inode = store.inodes.get_mut(&ino).unwrap();
+        (inode.ctime_ns, inode.published) = (now, true);
+        store.change(vec![(from, None), (name.clone(), Some(ino))]);
+        Ok(store.stat_name(&name).unwrap())
+    }
+
+    fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let name = Store::tree(path);
+        if !store.has_parent(path) {
+            return Err(DiskError::NoParent);
+        }
+        match store.stat_name(&name) {
+            Some(stat) if stat.kind != FileKind::Dir => return Err(DiskError::Changed),
+            Some(stat) => store.inodes.get_mut(&stat.ino).unwrap().mode = mode,
+            None => {
+                let ino = store.new_inode(FileKind::Dir, Vec::new(), mode);
+                store.change(vec![(name.clone(), Some(ino))]);
+            }
+        }
+        Ok(store.stat_name(&name).unwrap())
+    }
+
+    fn remove(&mut self, path: &RelPath, expect: &Stat) -> Result<(), DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let name = Store::tree(path);
+        match store.stat_name(&name) {
+            Some(stat) if stat.kind == FileKind::Dir && expect.kind == FileKind::Dir => {
+                if store.has_children(path) {
+                    return Err(DiskError::NotEmpty);
+                }
+            }
+            Some(stat) if stat == *expect => {}
+            _ => return Err(DiskError::Changed),
+        }
+        store.change(vec![(name, None)]);
+        Ok(())
+    }
+
+    fn keep(&mut self, path: &RelPath, to: &Keep) -> Result<String, DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let Some(ino) = store.names.get(&Store::tree(path)).copied() else { return Err(DiskError::Changed) };
+        let target = match to {
+            Keep::Beside(to) => Store::tree(to),
+            Keep::Aside(folder) => (Space::Aside, [folder.as_bytes(), b"/", path.as_bytes()].concat()),
+        };
+        let now = store.tick();
+        store.inodes.get_mut(&ino).unwrap().ctime_ns = now;
+        if !store.names.contains_key(&target) {
+            store.change(vec![(target.clone(), Some(ino))]);
+        }
+        store.sync_names();
+        store.sync_data(ino);
+        Ok(String::from_utf8_lossy(&target.1).into_owned())
+    }
+
+    fn sync_tree(&mut self) -> Result<(), DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        for ino in std::mem::take(&mut store.read) {
+            store.sync_data(ino);
+        }
+        store.sync_names();
+        Ok(())
+    }
+}
+
+/// A memory index whose commit is a step, too.
+pub(crate) struct SimIndex(pub MemoryIndex, pub Shared);
+
+impl Index for SimIndex {
+    fn meta(&self) -> Result<Meta, IndexError> {
+        self.0.meta()
+    }
+    fn put_meta(&mut self, meta: &Meta) -> Result<(), IndexError> {
+        self.0.put_meta(meta)
+    }
+    fn entry(&self, path: &RelPath) -> Result<Option<Entry>, IndexError> {
+        self.0.entry(path)
+    }
+    fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
+        self.0.put(entry)
+    }
+    fn forget(&mut self, path: &RelPath) -> Result<(), IndexError> {
+        self.0.forget(path)
+    }
+    fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<Entry>, IndexError> {
+        self.0.page(after, limit)
+    }
+    fn below(&self, dir: &RelPath) -> Result<Vec<Entry>, IndexError> {
+        self.0.below(dir)
+    }
+    fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError> {
+        self.0.since(sequence, limit)
+    }
+    fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
+        self.0.locate(hash)
+    }
+    fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
+        self.0.peer(device)
+    }
+    fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError> {
+        self.0.put_peer(device, state)
+    }
+    fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError> {
+        self.0.peers()
+    }
+    fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError> {
+        self.0.put_conflict(conflict)
+    }
+    fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
+        self.0.conflicts()
+    }
+    fn totals(&self) -> Result<Totals, IndexError> {
+        self.0.totals()
+    }
+    fn commit(&mut self) -> Result<(), IndexError> {
+        self.1.borrow_mut().step().map_err(|error| IndexError(error.to_string()))?;
+        self.0.commit()
+    }
+}

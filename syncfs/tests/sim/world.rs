@@ -1,0 +1,471 @@
+//! A few replicas, their users, the streams between them, and everything that goes wrong.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use syncfs::device::{DeviceId, FolderId, IndexId};
+use syncfs::engine::{Engine, Input, SessionId};
+
+use syncfs::fence::Fences;
+use syncfs::index::{Index, MemoryIndex, Meta};
+use syncfs::record::VersionVector;
+use syncfs::wire::{Message, decode, encode};
+use syncfs::{ContentHash, RelPath, Role, StoreError, Token};
+
+use crate::disk::{Shared, SimDisk, SimIndex, Space, Store};
+use crate::rng::Rng;
+
+pub(crate) type SimEngine = Engine<SimDisk, SimIndex>;
+
+pub(crate) struct Replica {
+    pub(crate) engine: Option<SimEngine>,
+    pub(crate) store: Shared,
+    /// The index file while the power is off.
+    index: Option<SimIndex>,
+    pub(crate) device: DeviceId,
+}
+
+/// One stream between two replicas.
+struct Link {
+    ends: [(usize, SessionId); 2],
+    /// Bytes on their way to each end.
+    queues: [VecDeque<Vec<u8>>; 2],
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) replicas: Vec<Replica>,
+    links: Vec<Link>,
+    next_session: u64,
+    now_ms: u64,
+    next_text: u64,
+    /// Every content that a user wrote.
+    pub(crate) written: BTreeSet<Vec<u8>>,
+    /// Contents that a scan has taken up.
+    pub(crate) observed: BTreeSet<Vec<u8>>,
+    /// Contents that a user overwrote or deleted, having them before their eyes.
+    pub(crate) superseded: BTreeSet<Vec<u8>>,
+    /// Contents that a crash took before anybody had looked at them.
+    pub(crate) excused: BTreeSet<Vec<u8>>,
+    /// Contents of a stale tail.
+    pub(crate) stale: BTreeSet<Vec<u8>>,
+    barriers: Vec<(usize, Token, BTreeSet<Vec<u8>>)>,
+    pub(crate) barriers_held: u64,
+    pub(crate) epoch: u64,
+    trace: blake3::Hasher,
+    pub(crate) crashes: u64,
+}
+
+const PATHS: [&str; 9] = ["a", "b", "c.txt", "d", "d/a", "d/b", "d/e", "d/e/a", "f"];
+
+impl World {
+    pub(crate) fn new(seed: u64, replicas: usize) -> Self {
+        let founded = FolderId::from_bytes([1; 16]);
+        let replicas = (0..replicas).map(|number| {
+            let device = DeviceId::from_bytes([number as u8 + 1; 32]);
+            let meta = Meta {
+                device,
+                folder: Some(founded),
+                index: IndexId(number as u64 + 100),
+                sequence: 0,
+                knowledge: VersionVector::default(),
+                fences: Fences::default(),
+                role: Role::Shared,
+                asides: 0,
+            };
+            let store: Shared = Shared::default();
+            let index = SimIndex(MemoryIndex::new(meta), Rc::clone(&store));
+            let engine = Some(Engine::new(SimDisk(Rc::clone(&store)), index).unwrap());
+            Replica { engine, store, index: None, device }
+        });
+        Self {
+            rng: Rng::new(seed),
+            replicas: replicas.collect(),
+            links: Vec::new(),
+            next_session: 0,
+            now_ms: 0,
+            next_text: 0,
+            written: BTreeSet::new(),
+            observed: BTreeSet::new(),
+            superseded: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            stale: BTreeSet::new(),
+            barriers: Vec::new(),
+            barriers_held: 0,
+            epoch: 0,
+            trace: blake3::Hasher::new(),
+            crashes: 0,
+        }
+    }
+
+    pub(crate) fn trace(&self) -> ContentHash {
+        ContentHash::from_bytes(*self.trace.finalize().as_bytes())
+    }
+
+    fn any(&mut self) -> usize {
+        self.rng.below(self.replicas.len() as u64) as usize
+    }
+
+    /// One random event.
+    pub(crate) fn step(&mut self, faults: bool, leases: bool) {
+        self.now_ms += self.rng.below(20);
+        match self.rng.below(100) {
+            0..15 => self.user_act(),
+            15..25 => {
+                let replica = self.any();
+                self.scan(replica);
+            }
+            25..35 => {
+                let replica = self.any();
+                self.drive(replica);
+            }
+            35..80 => self.move_message(),
+            80..85 => self.connect(),
+            85..88 if faults => self.cut_a_link(),
+            88..90 if faults => {
+                let replica = self.any();
+                let store = &self.replicas[replica].store;
+                let after = 1 + self.rng.below(12);
+                let mut store = store.borrow_mut();
+                store.fails_at = Some(store.steps + after);
+            }
+            90..92 if leases => {
+                let replica = self.any();
+                self.take_lease(replica);
+            }
+            92..96 => {
+                let replica = self.any();
+                self.flush(replica);
+            }
+            _ => self.check_barriers(),
+        }
+    }
+
+    /// Runs something on a replica; a power cut ends it and starts it again.
+    fn run<T>(
+        &mut self,
+        replica: usize,
+        act: impl FnOnce(&mut SimEngine) -> Result<T, StoreError>,
+    ) -> Option<T> {
+        let engine = self.replicas[replica].engine.as_mut()?;
+        match act(engine) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                assert!(self.replicas[replica].store.borrow().dead, "replica {replica}: {error}");
+                self.restart(replica);
+                None
+            }
+        }
+    }
+
+    fn restart(&mut self, replica: usize) {
+        self.crashes += 1;
+        self.links.retain(|link| link.ends.iter().all(|(end, _)| *end != replica));
+        for other in 0..self.replicas.len() {
+            self.close_dangling(other);
+        }
+        let slot = &mut self.replicas[replica];
+        let (_, mut index) = slot.engine.take().map(Engine::into_parts).unwrap();
+        let before = present(&slot.store.borrow());
+        slot.store.borrow_mut().crash(&mut self.rng);
+        index.0.crash();
+        let after = present(&slot.store.borrow());
+        let lost = before.difference(&after).filter(|text| !self.observed.contains(*text)).cloned();
+        self.excused.extend(lost);
+        slot.index = Some(index);
+        let engine = Engine::new(SimDisk(Rc::clone(&slot.store)), slot.index.take().unwrap()).unwrap();
+        slot.engine = Some(engine);
+        self.scan(replica);
+    }
+
+    fn close_dangling(&mut self, replica: usize) {
+        let open: BTreeSet<_> = self
+            .links
+            .iter()
+            .flat_map(|link| link.ends)
+            .filter(|end| end.0 == replica)
+            .map(|end| end.1)
+            .collect();
+        for session in 1..=self.next_session {
+            if !open.contains(&SessionId(session))
+                && let Some(engine) = self.replicas[replica].engine.as_mut()
+            {
+                let closed = engine.handle(self.now_ms, Input::Closed { session: SessionId(session) });
+                assert!(closed.is_ok());
+            }
+        }
+    }
+
+    fn user_act(&mut self) {
+        let replica = self.any();
+        let path = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
+        let act = self.rng.below(100);
+        let other = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
+        let store = Rc::clone(&self.replicas[replica].store);
+        let mut store = store.borrow_mut();
+        let before = store.contents(Space::Tree);
+        match act {
+            0..60 => {
+                self.next_text += 1;
+                let mut text = format!("{replica}:{}:", self.next_text).into_bytes();
+                let bulk = if act < 4 { 150_000 } else { 0 };
+                text.resize(text.len() + bulk, self.next_text as u8);
+                if store.user_write(&path, &text, act % 2 == 0) {
+                    self.written.insert(text);
+                }
+            }
+            60..75 => store.user_mkdir(&path),
+            75..87 => store.user_remove(&path),
+            87..95 => drop(store.user_rename(&path, &other)),
+            _ => store.user_chmod(&path, if act == 95 { 0o755 } else { 0o700 }),
+        }
+        let after: BTreeSet<_> = store.contents(Space::Tree).into_values().collect();
+        self.superseded.extend(before.into_values().filter(|text| !after.contains(text)));
+    }
+
+    pub(crate) fn scan(&mut self, replica: usize) {
+        if self.run(replica, |engine| engine.scan().map(drop)).is_some() {
+            self.note_observed(replica);
+        }
+    }
+
+    fn note_observed(&mut self, replica: usize) {
+        let texts: Vec<_> =
+            self.replicas[replica].store.borrow().contents(Space::Tree).into_values().collect();
+        let engine = self.replicas[replica].engine.as_ref().unwrap();
+        for text in texts {
+            if self.written.contains(&text)
+                && self.observed.insert(text.clone())
+                && engine.meta().fences.epoch() < self.epoch
+            {
+                self.stale.insert(text);
+            }
+        }
+    }
+
+    pub(crate) fn drive(&mut self, replica: usize) {
+        let rounds = 1 + self.rng.below(4);
+        for _ in 0..rounds {
+            self.run(replica, |engine| engine.work().map(drop));
+        }
+        self.run(replica, |engine| engine.settle());
+    }
+
+    pub(crate) fn connect(&mut self) {
+        let (a, b) = (self.any(), self.any());
+        // A second stream between the same two is fine, too.
+        if a != b && self.links.len() < 6 {
+            self.next_session += 1;
+            let session = SessionId(self.next_session);
+            let opened = [a, b].map(|end| {
+                let now_ms = self.now_ms;
+                self.run(end, |engine| engine.handle(now_ms, Input::Opened { session, expect: None }))
+                    .is_some()
+            });
+            if opened == [true, true] {
+                self.links.push(Link { ends: [(a, session), (b, session)], queues: Default::default() });
+            }
+        }
+    }
+
+    fn cut_a_link(&mut self) {
+        if !self.links.is_empty() {
+            let link = self.links.remove(self.rng.below(self.links.len() as u64) as usize);
+            for (replica, session) in link.ends {
+                let now_ms = self.now_ms;
+                self.run(replica, |engine| engine.handle(now_ms, Input::Closed { session }));
+            }
+        }
+    }
+
+    /// Takes a message from a replica into a stream, or from a stream into a replica.
+    pub(crate) fn move_message(&mut self) {
+        if self.links.is_empty() {
+            return;
+        }
+        let number = self.rng.below(self.links.len() as u64) as usize;
+        let side = self.rng.below(2) as usize;
+        let (replica, session) = self.links[number].ends[side];
+        if self.rng.chance(50) && self.links[number].queues[1 - side].len() < 8 {
+            let polled = self.run(replica, |engine| engine.poll(session));
+            if let Some(Some(message)) = polled {
+                let bytes = encode(&message);
+                self.trace.update(&bytes);
+                self.links[number].queues[1 - side].push_back(bytes);
+            } else if polled.is_some() {
+                let engine = self.replicas[replica].engine.as_ref().unwrap();
+                if let Some(violation) = engine.ended(session) {
+                    panic!("replica {replica} objects to an honest peer: {violation}");
+                }
+            }
+        } else if let Some(bytes) = self.links[number].queues[side].pop_front() {
+            let message: Message = decode(&bytes).expect("what one replica encodes another decodes");
+            let now_ms = self.now_ms;
+            self.run(replica, |engine| engine.handle(now_ms, Input::Received { session, message }));
+        }
+    }
+
+    fn take_lease(&mut self, replica: usize) {
+        let next = self.epoch + 1;
+        let held = self.run(replica, |engine| match engine.hold(next) {
+            Ok(()) => Ok(true),
+            Err(syncfs::FenceError::Store(error)) => Err(error),
+            Err(_) => Ok(false),
+        });
+        if held != Some(true) {
+            // A lease whose holder's power fails may have begun.
+            let seen =
+                self.replicas[replica].engine.as_ref().map_or(0, |engine| engine.meta().fences.epoch());
+            if seen < next {
+                return;
+            }
+        }
+        self.epoch = next;
+        self.note_observed(replica);
+        // Whatever the new holder does not have is a stale tail from now on; what it has is not, whatever was before.
+        let engine = self.replicas[replica].engine.as_ref().unwrap();
+        let mut known = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let page = engine.index().page(after.as_ref(), 100).unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(last.record.path.clone());
+            known.extend(
+                page.iter().filter_map(|entry| entry.record.kind.content().map(|content| content.root())),
+            );
+        }
+        let root = |text: &Vec<u8>| syncfs::chunk::content_of(text).root();
+        let tail = self
+            .observed
+            .iter()
+            .filter(|text| !known.contains(&root(text)) && !self.superseded.contains(*text));
+        let tail: Vec<_> = tail.cloned().collect();
+        self.stale.retain(|text| !known.contains(&root(text)));
+        self.stale.extend(tail);
+    }
+
+    fn flush(&mut self, replica: usize) {
+        self.scan(replica);
+        let Some(engine) = self.replicas[replica].engine.as_ref() else { return };
+        let Some(token) = engine.token() else { return };
+        let texts = self.replicas[replica].store.borrow().contents(Space::Tree).into_values().collect();
+        self.barriers.push((replica, token, texts));
+        if self.barriers.len() > 4 {
+            self.barriers.remove(0);
+        }
+    }
+
+    /// A barrier that holds means: the peer would still have it all after a power cut right now.
+    fn check_barriers(&mut self) {
+        for (writer, token, texts) in std::mem::take(&mut self.barriers) {
+            for peer in (0..self.replicas.len()).filter(|peer| *peer != writer) {
+                let device = self.replicas[peer].device;
+                let Some(engine) = self.replicas[writer].engine.as_ref() else { continue };
+                if engine.lagging(&token, &[device]).is_ok_and(|lags| lags.is_empty()) {
+                    self.barriers_held += 1;
+                    let durable = self.replicas[peer].store.borrow().durable_contents();
+                    let everywhere: BTreeSet<_> = self
+                        .replicas
+                        .iter()
+                        .flat_map(|replica| replica.store.borrow().durable_contents())
+                        .collect();
+                    for text in texts.iter().filter(|text| self.written.contains(*text)) {
+                        let gone = self.superseded.contains(text) || self.stale.contains(text);
+                        assert!(
+                            durable.contains(text) || gone || self.is_aside(text),
+                            "replica {peer} acknowledged {:?} but does not have it durably (elsewhere: {})",
+                            String::from_utf8_lossy(&text[..text.len().min(12)]),
+                            everywhere.contains(text)
+                        );
+                    }
+                }
+            }
+            self.barriers.push((writer, token, texts));
+        }
+        self.barriers.truncate(4);
+    }
+
+    fn is_aside(&self, text: &Vec<u8>) -> bool {
+        self.replicas
+            .iter()
+            .any(|replica| replica.store.borrow().contents(Space::Aside).values().any(|kept| kept == text))
+    }
+
+    /// No more faults: everybody connects to everybody and does all there is to do.
+    pub(crate) fn calm(&mut self) {
+        self.replicas.iter().for_each(|replica| replica.store.borrow_mut().fails_at = None);
+        while !self.links.is_empty() {
+            self.cut_a_link();
+        }
+        for a in 0..self.replicas.len() {
+            self.scan(a);
+            for b in 0..a {
+                self.next_session += 1;
+                let session = SessionId(self.next_session);
+                for end in [a, b] {
+                    let now_ms = self.now_ms;
+                    self.run(end, |engine| engine.handle(now_ms, Input::Opened { session, expect: None }));
+                }
+                self.links.push(Link { ends: [(a, session), (b, session)], queues: Default::default() });
+            }
+        }
+        self.run_dry();
+    }
+
+    /// Until nobody has anything to say.
+    pub(crate) fn run_dry(&mut self) {
+        for round in 0.. {
+            assert!(round < 2000, "the replicas do not come to rest");
+            let mut moved = false;
+            for number in 0..self.links.len() {
+                for side in 0..2 {
+                    let (replica, session) = self.links[number].ends[side];
+                    while let Some(Some(message)) = self.run(replica, |engine| engine.poll(session)) {
+                        let bytes = encode(&message);
+                        self.trace.update(&bytes);
+                        self.links[number].queues[1 - side].push_back(bytes);
+                        moved = true;
+                    }
+                    let engine = self.replicas[replica].engine.as_ref().unwrap();
+                    assert_eq!(engine.ended(session), None, "an honest peer is objected to");
+                    while let Some(bytes) = self.links[number].queues[side].pop_front() {
+                        let message = decode(&bytes).unwrap();
+                        let now_ms = self.now_ms;
+                        self.run(replica, |engine| {
+                            engine.handle(now_ms, Input::Received { session, message })
+                        });
+                        moved = true;
+                    }
+                }
+            }
+            for replica in 0..self.replicas.len() {
+                let unsettled = self.replicas[replica].engine.as_mut().unwrap().unsettled();
+                let now_ms = self.now_ms;
+                moved |= !unsettled.is_empty();
+                self.run(replica, |engine| engine.handle(now_ms, Input::Touched(unsettled)));
+                self.run(replica, |engine| engine.work().map(drop));
+                self.run(replica, |engine| engine.settle());
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Files of every replica by path.
+    pub(crate) fn trees(&self) -> Vec<BTreeMap<Vec<u8>, Vec<u8>>> {
+        self.replicas.iter().map(|replica| replica.store.borrow().contents(Space::Tree)).collect()
+    }
+
+    pub(crate) fn asides(&self) -> BTreeSet<Vec<u8>> {
+        self.replicas
+            .iter()
+            .flat_map(|replica| replica.store.borrow().contents(Space::Aside).into_values())
+            .collect()
+    }
+}
+
+fn present(store: &Store) -> BTreeSet<Vec<u8>> {
+    let both = [Space::Tree, Space::Aside].map(|space| store.contents(space));
+    both.into_iter().flat_map(BTreeMap::into_values).collect()
+}
