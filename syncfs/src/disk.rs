@@ -89,6 +89,9 @@ pub enum DiskError {
     /// A directory that is to go has entries.
     #[error("the directory is not empty")]
     NotEmpty,
+    /// Something else has the name already.
+    #[error("the name is taken")]
+    Taken,
     /// There is no (real) directory to put the entry in.
     #[error("the parent directory does not exist, or is not a directory")]
     NoParent,
@@ -206,10 +209,10 @@ pub trait Disk {
     /// [`DiskError::Changed`] or [`DiskError::NotEmpty`].
     fn remove(&mut self, path: &RelPath, expect: &Stat) -> Result<(), DiskError>;
 
-    /// Gives the entry a second, durable name, where nothing stands yet. Returns the name, for people.
+    /// Gives the entry a second, durable name. Returns the name, for people.
     ///
     /// # Errors
-    /// [`DiskError::Changed`] if there is nothing at `path` any more.
+    /// [`DiskError::Changed`] if there is nothing at `path` any more; [`DiskError::Taken`] if something stands there.
     fn keep(&mut self, path: &RelPath, to: &Keep) -> Result<String, DiskError>;
 
     /// Makes durable: all renames, removals and new directories, and every content that was [`Disk::read`] since the

@@ -12,16 +12,23 @@ use crate::record::{Causality, Kind, Record, VersionVector};
 pub enum Decision {
     /// Ours is equal or newer: nothing.
     Keep,
-    /// Both say the same of the same path: only remember that both histories were seen.
-    Merge(VersionVector),
+    /// Both say the same: only remember that both histories were seen, under the name of one of the two.
+    Merge {
+        /// Whether the peer's record stands for both.
+        theirs: bool,
+        /// What both have seen.
+        version: VersionVector,
+    },
     /// Theirs replaces ours, which it has seen.
     Take,
-    /// Written concurrently. The winner stays at the path with the merged vector; the loser is kept beside it under
-    /// `copy`, unless there is nothing to keep (a deletion, or a directory against a directory).
+    /// Written concurrently. The winner stays at the path; the loser is kept beside it under `copy`, unless there is
+    /// nothing to keep (a deletion, or a directory against a directory). The resolution must be a write of its own, that
+    /// has seen both: two replicas that resolve different pairs of three versions could otherwise come to different
+    /// contents under one vector.
     Conflict {
         /// Whether the peer's version wins.
         theirs_wins: bool,
-        /// The vector of the resolved version.
+        /// What both have seen; the resolution's own counter is to be added.
         version: VersionVector,
         /// Where the loser is kept.
         copy: Option<RelPath>,
@@ -37,12 +44,12 @@ pub fn reconcile(ours: Option<&Record>, theirs: &Record) -> Decision {
         Causality::Older => Decision::Take,
         Causality::Concurrent => {
             let version = ours.version.merged(&theirs.version);
-            if ours.kind == theirs.kind && ours.by == theirs.by && ours.epoch == theirs.epoch {
-                return Decision::Merge(version);
-            }
             let theirs_wins = theirs.rank(ours).is_gt();
-            let (winner, loser) = if theirs_wins { (theirs, ours) } else { (ours, theirs) };
-            let worth_keeping = loser.kind != winner.kind && loser.kind.is_live() && !loser.kind.is_dir();
+            if ours.kind == theirs.kind {
+                return Decision::Merge { theirs: theirs_wins, version };
+            }
+            let loser = if theirs_wins { ours } else { theirs };
+            let worth_keeping = loser.kind.is_live() && !loser.kind.is_dir();
             Decision::Conflict { theirs_wins, version, copy: worth_keeping.then(|| conflict_path(loser)) }
         }
     }
@@ -176,7 +183,8 @@ mod tests {
             let after = |ours: &Record, theirs: &Record| match reconcile(Some(ours), theirs) {
                 Decision::Keep => (ours.kind.clone(), ours.version.clone(), None),
                 Decision::Take => (theirs.kind.clone(), theirs.version.clone(), None),
-                Decision::Merge(version) => (ours.kind.clone(), version, None),
+                Decision::Merge { theirs: true, version } => (theirs.kind.clone(), version, None),
+                Decision::Merge { theirs: false, version } => (ours.kind.clone(), version, None),
                 Decision::Conflict { theirs_wins, version, copy } => {
                     ((if theirs_wins { theirs } else { ours }).kind.clone(), version, copy)
                 }

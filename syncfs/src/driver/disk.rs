@@ -241,7 +241,8 @@ impl RealDisk {
             match linkat(&place.dir, &from[..], &at.dir, &to[..], AtFlags::empty()) {
                 Ok(()) => {}
                 Err(Errno::NOENT) if number == 0 => return Err(DiskError::Changed),
-                Err(Errno::NOENT | Errno::EXIST) => {}
+                Err(Errno::EXIST) => return Err(DiskError::Taken),
+                Err(Errno::NOENT) => {}
                 Err(error) => return Err(failed("keep a file in aside/", error)),
             }
         }
@@ -263,7 +264,8 @@ impl RealDisk {
             renameat(&self.staging, &whole, &at.dir, at.name).map_err(|error| failed("rename", error))?;
         } else {
             match linkat(&from.dir, from.name, &at.dir, at.name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => {}
+                Err(Errno::EXIST) => return Err(DiskError::Taken),
                 Err(Errno::NOENT) => return Err(DiskError::Changed),
                 Err(error) => return Err(failed("keep a file beside", error)),
             }

@@ -167,7 +167,7 @@ impl Worker {
             if !more || settled.elapsed() >= SETTLE_AFTER {
                 self.engine.settle()?;
                 settled = Instant::now();
-                more |= self.engine.work()?;
+                more |= self.engine.is_busy();
             }
             self.hand_out()?;
             self.publish()?;

@@ -59,7 +59,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.commit()?;
             progress = !done.is_empty();
             for (path, session) in done {
-                self.disk.stage_discard(&path)?;
+                self.discard_stage(&path)?;
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.summary.applied += 1;
                 }
@@ -106,14 +106,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         match outcome {
             Ok(Outcome::Done) => {
                 self.solved(&key.0);
-                if self.pending.remove(&key).is_some() {
-                    done.push(key);
-                }
+                self.pending.remove(&key);
+                done.push(key);
             }
             Ok(Outcome::Defer) => {
                 pending.into_iter().for_each(|pending| pending.stage = Stage::Deferred { staged })
             }
-            Ok(Outcome::Again) | Err(StoreError::Disk(DiskError::Changed)) => {
+            Ok(Outcome::Again) | Err(StoreError::Disk(DiskError::Changed | DiskError::Taken)) => {
                 pending.into_iter().for_each(|pending| pending.restart());
             }
             Ok(Outcome::Stuck(why)) => {
@@ -160,10 +159,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let ours = entry.clone().filter(|entry| !entry.stale);
         match reconcile(ours.as_ref().map(|entry| &entry.record), &record) {
             Decision::Keep => Ok(Outcome::Done),
-            Decision::Merge(version) => {
-                let mut entry = entry.expect("merging is with something");
-                entry.record.version = version;
-                self.put(entry.record, entry.seen)?;
+            Decision::Merge { theirs, version } => {
+                let entry = entry.expect("merging is with something");
+                let stands = if theirs { record } else { entry.record };
+                self.put(Record { version, ..stands }, entry.seen)?;
                 Ok(Outcome::Done)
             }
             Decision::Take => self.replace(entry, record, last),
@@ -174,7 +173,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    /// Both were written at once. The loser stands beside the winner, durably, before the merged vector exists.
+    /// Both were written at once. The loser stands beside the winner, durably, before the resolution exists.
     fn resolve(
         &mut self,
         ours: Entry,
@@ -198,33 +197,38 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.disk.publish(&path, copy, None)?;
             }
         }
-        let outcome = if theirs_wins {
-            // The second name changed the inode's ctime, and nothing else may have changed.
-            let seen = self.stat(&path)?;
-            let same = ours
-                .seen
-                .zip(seen)
-                .is_some_and(|(a, b)| (a.size, a.mtime_ns, a.ino) == (b.size, b.mtime_ns, b.ino));
-            if ours.seen.is_some() && !same {
-                return Ok(Outcome::Again);
-            }
-            self.replace(Some(Entry { seen, ..ours }), Record { version, ..theirs }, last)?
-        } else {
-            self.put(Record { version, ..ours.record }, ours.seen)?;
-            Outcome::Done
-        };
-        if let Some(copy) = copy {
-            if self.index.entry(&copy)?.is_none_or(|entry| !entry.record.kind.is_live()) {
-                let tombstone = self.index.entry(&copy)?.map(|entry| entry.record);
-                let record = self.own_version(tombstone.as_ref(), &copy, loser.kind);
-                let seen = self.stat(&copy)?;
-                self.put(record, seen)?;
-            }
-            let conflict = Conflict { path, kept_as: copy, device: loser.by };
-            self.index.put_conflict(&conflict)?;
-            self.event(Event::Conflict(conflict));
+        // The second name changed the inode's ctime, and nothing else may have changed.
+        let seen = self.stat(&path)?;
+        let print = |stat: Stat| (stat.size, stat.mtime_ns, stat.ino);
+        if seen.map(print) != ours.seen.map(print) {
+            return Ok(Outcome::Again);
         }
-        Ok(outcome)
+        if let Some(copy) = copy {
+            self.record_copy(&path, copy, loser)?;
+        }
+        let seen_both = Record { version, ..theirs.clone() };
+        if theirs_wins {
+            let resolved = self.own_version(Some(&seen_both), &path, theirs.kind);
+            return self.replace(Some(Entry { seen, ..ours }), resolved, last);
+        }
+        let resolved = self.own_version(Some(&seen_both), &path, ours.record.kind);
+        self.put(resolved, seen)?;
+        Ok(Outcome::Done)
+    }
+
+    /// The copy of a loser becomes a version, and the conflict is listed. It comes before the resolution in this replica's
+    /// sequence, so that peers hear of it first.
+    fn record_copy(&mut self, path: &RelPath, copy: RelPath, loser: Record) -> Result<(), StoreError> {
+        let before = self.index.entry(&copy)?.map(|entry| entry.record);
+        if before.as_ref().is_none_or(|before| !before.kind.is_live()) {
+            let seen = self.stat(&copy)?;
+            let record = self.own_version(before.as_ref(), &copy, loser.kind);
+            self.put(record, seen)?;
+        }
+        let conflict = Conflict { path: path.clone(), kept_as: copy, device: loser.by };
+        self.index.put_conflict(&conflict)?;
+        self.event(Event::Conflict(conflict));
+        Ok(())
     }
 
     /// Puts a version in the place of what stands there, which it has seen.
@@ -267,7 +271,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if entry.is_some_and(|entry| entry.stale) {
             self.stale -= 1;
         }
-        self.pending.remove(&(record.path.clone(), OWN));
         self.event(Event::Applied(record.path.clone()));
         self.put(record, seen)?;
         Ok(Outcome::Done)
@@ -328,12 +331,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.put(record, Some(stat))?;
         if theirs.kind.is_live() {
             let copy = conflict_path(&theirs);
-            let seen = self.disk.publish(&path, &copy, None)?;
-            let kept = self.own_version(None, &copy, theirs.kind);
-            self.put(kept, Some(seen))?;
-            let conflict = Conflict { path, kept_as: copy, device: theirs.by };
-            self.index.put_conflict(&conflict)?;
-            self.event(Event::Conflict(conflict));
+            self.disk.publish(&path, &copy, None)?;
+            self.record_copy(&path, copy, theirs)?;
         }
         Ok(Outcome::Done)
     }

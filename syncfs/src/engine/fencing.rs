@@ -121,12 +121,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let path = entry.record.path.clone();
             self.pending.remove(&(path.clone(), super::OWN));
             if entry.seen.is_none() || !entry.record.kind.is_live() {
-                self.index.forget(&path)?;
+                self.forget(&path)?;
                 continue;
             }
             entry.seen = if entry.record.kind.is_dir() { entry.seen } else { self.set_aside(&path)? };
             if entry.seen.is_none() {
-                self.index.forget(&path)?;
+                self.forget(&path)?;
                 continue;
             }
             entry.stale = true;
@@ -165,9 +165,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             };
             match removed {
                 Ok(()) => {
-                    self.index.forget(path)?;
+                    self.forget(path)?;
                     self.stale -= 1;
-                    self.uncommitted = true;
                 }
                 Err(error) => drop(self.unclear(&entry.record.path, error)?),
             }

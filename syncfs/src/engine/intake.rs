@@ -213,8 +213,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn observe_absence(&mut self, mut entry: Entry) -> Result<Observed, StoreError> {
         let path = entry.record.path.clone();
         if entry.stale {
-            self.index.forget(&path)?;
-            self.uncommitted = true;
+            self.forget(&path)?;
             self.stale -= 1;
             return Ok(Observed::Same);
         }
@@ -298,17 +297,21 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Gives what stands at a path a second name under `aside/`. Returns its fingerprint after that, or `None` if
     /// there is nothing any more.
     pub(super) fn set_aside(&mut self, path: &RelPath) -> Result<Option<Stat>, StoreError> {
-        self.meta.asides += 1;
         let (device, epoch) = (self.meta.device.short(), self.meta.fences.epoch());
-        let folder = format!("{device}-{epoch}-{}", self.meta.asides);
         self.uncommitted = true;
-        match self.disk.keep(path, &Keep::Aside(folder)) {
-            Ok(kept_as) => {
-                self.event(Event::SetAside { path: path.clone(), kept_as });
-                Ok(self.stat(path)?)
+        loop {
+            self.meta.asides += 1;
+            let folder = format!("{device}-{epoch}-{}", self.meta.asides);
+            match self.disk.keep(path, &Keep::Aside(folder)) {
+                Ok(kept_as) => {
+                    self.event(Event::SetAside { path: path.clone(), kept_as });
+                    return Ok(self.stat(path)?);
+                }
+                // The counter was not committed before a crash: the next number.
+                Err(DiskError::Taken) => {}
+                Err(DiskError::Changed | DiskError::NoParent) => return Ok(None),
+                Err(error) => return Err(error.into()),
             }
-            Err(DiskError::Changed | DiskError::NoParent) => Ok(None),
-            Err(error) => Err(error.into()),
         }
     }
 

@@ -346,13 +346,23 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Puts an entry under the next sequence.
     fn put(&mut self, record: Record, seen: Option<crate::disk::Stat>) -> Result<(), StoreError> {
+        // A restore was of the version before.
+        self.pending.remove(&(record.path.clone(), OWN));
         self.reconsider(&record.path);
         let sequence = self.next_sequence();
         self.put_entry(&Entry { record, sequence, seen, stale: false })
     }
 
+    /// Forgets a path altogether.
+    fn forget(&mut self, path: &RelPath) -> Result<(), StoreError> {
+        self.uncommitted = true;
+        self.pending.remove(&(path.clone(), OWN));
+        Ok(self.index.forget(path)?)
+    }
+
     fn put_entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
         self.uncommitted = true;
+        if std::env::var("PUTS").is_ok() { eprintln!("ZZ {:?} put {:?} s{} {:?} by {:?} {}", self.meta.device, entry.record.path, entry.sequence, entry.record.version, entry.record.by, match entry.record.kind { crate::record::Kind::File{..} => "file", crate::record::Kind::Dir{..}=>"dir", _=>"gone"}); }
         Ok(self.index.put(entry)?)
     }
 

@@ -137,6 +137,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(keys.len() == 256)
     }
 
+    /// Whether [`Engine::work`] or [`Engine::settle`] has something to do right now.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.pending.iter().any(|(key, pending)| match pending.stage {
+            Stage::Looking { .. } => self.is_first_of_path(key),
+            Stage::Ready { .. } => true,
+            _ => false,
+        })
+    }
+
     /// Two offers of one path share a stage: they are worked on one after the other.
     fn is_first_of_path(&self, key: &(RelPath, SessionId)) -> bool {
         let all = (key.0.clone(), OWN)..=(key.0.clone(), SessionId(u64::MAX));
@@ -186,6 +196,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if next == 0 && !self.needs_content(key, &record)? {
             return Ok(());
         }
+        if next == 0 {
+            self.take_stage(key);
+        }
         match &record.kind {
             Kind::Symlink { target } => {
                 let staged = self.disk.stage_symlink(&key.0, target);
@@ -213,6 +226,27 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if missing.is_empty() { self.seal(key) } else { self.fetch(key, missing) }
     }
 
+    /// Removes a stage that no offer of its path needs any more.
+    pub(super) fn discard_stage(&mut self, path: &RelPath) -> Result<(), StoreError> {
+        let all = (path.clone(), OWN)..=(path.clone(), SessionId(u64::MAX));
+        if self.pending.range(all).next().is_none() {
+            self.disk.stage_discard(path)?;
+        }
+        Ok(())
+    }
+
+    /// The stage of a path is about to hold this version; what another offer had in it is no longer sure to be there.
+    fn take_stage(&mut self, key: &(RelPath, SessionId)) {
+        let all = (key.0.clone(), OWN)..=(key.0.clone(), SessionId(u64::MAX));
+        for (other, pending) in self.pending.range_mut(all) {
+            if let Stage::Deferred { staged } = &mut pending.stage
+                && other != key
+            {
+                *staged = false;
+            }
+        }
+    }
+
     fn set_stage(&mut self, key: &(RelPath, SessionId), stage: Stage) -> Result<(), StoreError> {
         if let Some(pending) = self.pending.get_mut(key) {
             pending.stage = stage;
@@ -233,7 +267,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let same =
             entry.as_ref().is_some_and(|entry| entry.record.kind == record.kind && entry.seen.is_some());
         Ok(match reconcile(entry.as_ref().map(|entry| &entry.record), record) {
-            Decision::Keep | Decision::Merge(_) => false,
+            Decision::Keep | Decision::Merge { .. } => false,
             Decision::Take => !same,
             Decision::Conflict { theirs_wins, copy, .. } => !same && (theirs_wins || copy.is_some()),
         })
@@ -384,13 +418,24 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn seal(&mut self, key: &(RelPath, SessionId)) -> Result<(), StoreError> {
         let Some(pending) = self.pending.get(key) else { return Ok(()) };
-        let Kind::File { mode, mtime_ns, content } = &pending.record.kind else { return Ok(()) };
+        let Kind::File { mode, mtime_ns, content } = pending.record.kind.clone() else { return Ok(()) };
         if content.chunks().is_empty()
             && let Err(error) = self.disk.stage_write(&key.0, 0, b"")
         {
             return self.staged(key, Err(error));
         }
-        let sealed = self.disk.stage_seal(&key.0, content.size(), *mode, *mtime_ns);
+        // Everything was checked on its way in; what counts is what is in the stage now.
+        for (offset, chunk) in content.placed() {
+            match self.disk.stage_read(&key.0, offset, chunk.length) {
+                Ok(Some(bytes)) if is_intact(&bytes, &chunk.hash) => {}
+                Ok(_) => {
+                    self.pending.get_mut(key).into_iter().for_each(Pending::restart);
+                    return Ok(());
+                }
+                Err(error) => return self.staged(key, Err(error)),
+            }
+        }
+        let sealed = self.disk.stage_seal(&key.0, content.size(), mode, mtime_ns);
         self.staged(key, sealed)
     }
 

@@ -421,9 +421,10 @@ impl Disk for SimDisk {
         };
         let now = store.tick();
         store.inodes.get_mut(&ino).unwrap().ctime_ns = now;
-        if !store.names.contains_key(&target) {
-            store.change(vec![(target.clone(), Some(ino))]);
+        if store.names.contains_key(&target) {
+            return Err(DiskError::Taken);
         }
+        store.change(vec![(target.clone(), Some(ino))]);
         store.sync_names();
         store.sync_data(ino);
         Ok(String::from_utf8_lossy(&target.1).into_owned())

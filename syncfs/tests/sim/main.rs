@@ -1,4 +1,5 @@
-//! Seeded simulation of the real engine on disks that forget. `SEED=17 cargo test --test sim` replays one seed.
+//! Seeded simulation of the real engine on disks that forget. `SEED=17 cargo test --test sim` replays one seed;
+//! `SEEDS=10000` runs more of them.
 
 mod check;
 mod disk;
@@ -28,8 +29,9 @@ fn run(scenario: Scenario, seed: u64) -> (ContentHash, World) {
 }
 
 fn run_seeds(scenario: Scenario, count: u64) {
-    let only = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = only.map_or(0..count, |seed| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let only = number("SEED");
+    let seeds = only.map_or(0..number("SEEDS").unwrap_or(count), |seed| seed..seed + 1);
     let (mut crashes, mut barriers) = (0, 0);
     for seed in seeds {
         let name = scenario.name;

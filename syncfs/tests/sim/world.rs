@@ -32,6 +32,7 @@ struct Link {
     queues: [VecDeque<Vec<u8>>; 2],
 }
 
+thread_local! { static LAST: std::cell::RefCell<String> = Default::default(); }
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) replicas: Vec<Replica>,
@@ -45,6 +46,8 @@ pub(crate) struct World {
     pub(crate) observed: BTreeSet<Vec<u8>>,
     /// Contents that a user overwrote or deleted, having them before their eyes.
     pub(crate) superseded: BTreeSet<Vec<u8>>,
+    /// Contents that a user moved: until both ends were looked at, they are deleted here and not yet new there.
+    moved: BTreeSet<Vec<u8>>,
     /// Contents that a crash took before anybody had looked at them.
     pub(crate) excused: BTreeSet<Vec<u8>>,
     /// Contents of a stale tail.
@@ -88,6 +91,7 @@ impl World {
             written: BTreeSet::new(),
             observed: BTreeSet::new(),
             superseded: BTreeSet::new(),
+            moved: BTreeSet::new(),
             excused: BTreeSet::new(),
             stale: BTreeSet::new(),
             barriers: Vec::new(),
@@ -106,9 +110,14 @@ impl World {
         self.rng.below(self.replicas.len() as u64) as usize
     }
 
+    pub(crate) fn dbg_trace(&mut self, what: &str) { if let Ok(t) = std::env::var("TRACE") { let mut v = String::new();
+        for (n, r) in self.replicas.iter().enumerate() { for sp in [Space::Tree, Space::Aside, Space::Stage] { for (k, c) in r.store.borrow().contents(sp) { if c.starts_with(t.as_bytes()) { v += &format!(" {n}:{sp:?}:{}", String::from_utf8_lossy(&k)); } } } }
+        let last = LAST.with(|l| l.replace(v.clone())); if last != v { eprintln!("YY {what}: {v}"); for r in &self.replicas { eprintln!("YY   {}", r.engine.as_ref().unwrap().dbg_all().lines().filter(|l| !l.contains("Session")).collect::<Vec<_>>().join("\nYY")); } } } }
+
     /// One random event.
     pub(crate) fn step(&mut self, faults: bool, leases: bool) {
         self.now_ms += self.rng.below(20);
+        self.dbg_trace("step");
         match self.rng.below(100) {
             0..15 => self.user_act(),
             15..25 => {
@@ -159,7 +168,7 @@ impl World {
     }
 
     fn restart(&mut self, replica: usize) {
-        self.crashes += 1;
+        self.crashes += 1; self.dbg_trace("crash");
         self.links.retain(|link| link.ends.iter().all(|(end, _)| *end != replica));
         for other in 0..self.replicas.len() {
             self.close_dangling(other);
@@ -216,7 +225,11 @@ impl World {
             }
             60..75 => store.user_mkdir(&path),
             75..87 => store.user_remove(&path),
-            87..95 => drop(store.user_rename(&path, &other)),
+            87..95 => {
+                if store.user_rename(&path, &other) {
+                    self.moved.extend(before.get(path.as_bytes()).cloned());
+                }
+            }
             _ => store.user_chmod(&path, if act == 95 { 0o755 } else { 0o700 }),
         }
         let after: BTreeSet<_> = store.contents(Space::Tree).into_values().collect();
@@ -370,7 +383,9 @@ impl World {
                         .flat_map(|replica| replica.store.borrow().durable_contents())
                         .collect();
                     for text in texts.iter().filter(|text| self.written.contains(*text)) {
-                        let gone = self.superseded.contains(text) || self.stale.contains(text);
+                        // A version that lost a conflict elsewhere reaches the peer as a copy, later.
+                        let lost = self.is_conflict_copy(text) || self.moved.contains(text);
+                        let gone = self.superseded.contains(text) || self.stale.contains(text) || lost;
                         assert!(
                             durable.contains(text) || gone || self.is_aside(text),
                             "replica {peer} acknowledged {:?} but does not have it durably (elsewhere: {})",
@@ -383,6 +398,12 @@ impl World {
             self.barriers.push((writer, token, texts));
         }
         self.barriers.truncate(4);
+    }
+
+    fn is_conflict_copy(&self, text: &Vec<u8>) -> bool {
+        let is_copy = |name: &[u8]| name.windows(10).any(|part| part == b".conflict-");
+        let mut files = self.replicas.iter().flat_map(|replica| replica.store.borrow().contents(Space::Tree));
+        files.any(|(name, kept)| kept == *text && is_copy(&name))
     }
 
     fn is_aside(&self, text: &Vec<u8>) -> bool {
@@ -445,7 +466,9 @@ impl World {
                 self.run(replica, |engine| engine.handle(now_ms, Input::Touched(unsettled)));
                 self.run(replica, |engine| engine.work().map(drop));
                 self.run(replica, |engine| engine.settle());
+                moved |= self.replicas[replica].engine.as_ref().unwrap().is_busy();
             }
+            self.dbg_trace("dry");
             if !moved {
                 return;
             }
