@@ -1,4 +1,5 @@
 //! Two (and three) real folders over in-memory and TCP streams.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types, reason = "a test touches the world")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
@@ -90,6 +90,6 @@ fn collect(changes: &mut Changes, root: &Path, event: Result<notify::Event, noti
     }
 }
 
-fn relative(root: &Path, path: &PathBuf) -> Option<Result<RelPath, PathError>> {
+fn relative(root: &Path, path: &Path) -> Option<Result<RelPath, PathError>> {
     path.strip_prefix(root).ok().map(|path| RelPath::new(path.as_os_str().as_bytes()))
 }

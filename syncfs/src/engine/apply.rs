@@ -238,10 +238,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if let Some(seen) =
             same.map(|entry| entry.seen).filter(|seen| seen.is_some() || !record.kind.is_live())
         {
-            return self.took(entry, record, seen);
+            return self.took(record, seen);
         }
         let expect = self.stat(&path)?;
-        let planned = entry.as_ref().and_then(|entry| entry.seen);
+        // An edit that was set aside stands there until its replacement: that may be this one, too.
+        let planned = entry.as_ref().and_then(|entry| entry.seen).or(self.over(&(path.clone(), OWN)));
         if !is_as_planned(expect.as_ref(), planned.as_ref()) {
             return Ok(Outcome::Again);
         }
@@ -251,7 +252,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Kind::File { .. } | Kind::Symlink { .. } => self.place_file(&path, expect.as_ref()).map(Some),
         };
         match placed {
-            Ok(seen) => self.took(entry, record, seen),
+            Ok(seen) => self.took(record, seen),
             Err(DiskError::NotEmpty) if !last => Ok(Outcome::Defer),
             Err(DiskError::NotEmpty) => self.reassert(entry, record),
             Err(DiskError::NoParent) if !last => Ok(Outcome::Defer),
@@ -262,15 +263,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    fn took(
-        &mut self,
-        entry: Option<Entry>,
-        record: Record,
-        seen: Option<Stat>,
-    ) -> Result<Outcome, StoreError> {
-        if entry.is_some_and(|entry| entry.stale) {
-            self.stale -= 1;
-        }
+    fn took(&mut self, record: Record, seen: Option<Stat>) -> Result<Outcome, StoreError> {
         self.event(Event::Applied(record.path.clone()));
         self.put(record, seen)?;
         Ok(Outcome::Done)

@@ -82,8 +82,6 @@ struct Incoming {
     received: u64,
     durable: u64,
     taken: u64,
-    /// Asked for from the beginning: what it does not mention does not exist.
-    from_zero: bool,
     complete: Option<(u64, VersionVector)>,
     refused: Option<u64>,
     acked: (u64, u64),
@@ -110,9 +108,6 @@ impl Session {
         self.ended.is_none() && self.inn.knowledge.covers(version)
     }
 
-    pub(super) fn dbg(&self) -> String {
-        format!("{:?} {:?} {:?}", self.out, self.inn, self.ended)
-    }
     fn fail(&mut self, violation: Violation) {
         self.ended.get_or_insert(violation);
     }
@@ -208,7 +203,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Takes over the fences that a peer knows. A claim that cannot be true ends its session.
     fn learn(&mut self, id: SessionId, fences: &[Fence]) -> Result<(), StoreError> {
         if let Err(split) = self.adopt(fences)? {
-            self.problem(None, &split);
+            self.problem(None, split);
             self.sessions.get_mut(&id).expect("the caller checked the session").fail(Violation::Split(split));
         }
         Ok(())
@@ -230,7 +225,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             durable: since,
             taken: since,
             acked: (since, since),
-            from_zero: since == 0,
             ..Incoming::default()
         };
         session.control.push_back(Message::Have { round, index, since });
@@ -528,7 +522,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 continue;
             }
             session.inn.durable = durable;
-            let from_zero = session.inn.from_zero;
             let mut state = self.index.peer(&peer)?;
             (state.theirs, state.have) = (Some(index), durable);
             self.index.put_peer(&peer, &state)?;
@@ -537,9 +530,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 session.inn.knowledge = session.inn.knowledge.merged(&knowledge);
                 self.meta.knowledge = self.meta.knowledge.merged(&knowledge);
                 self.meta.knowledge.raise(peer, through);
-                if from_zero {
-                    self.drop_stale()?;
-                }
+                self.drop_stale()?;
             }
         }
         self.commit()

@@ -121,6 +121,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let path = entry.record.path.clone();
             self.pending.remove(&(path.clone(), super::OWN));
             if entry.seen.is_none() || !entry.record.kind.is_live() {
+                // Perhaps an edit still stands there that was to be replaced by this version.
+                self.unsettle(&path);
                 self.forget(&path)?;
                 continue;
             }
@@ -130,7 +132,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 continue;
             }
             entry.stale = true;
-            self.stale += 1;
             self.put_entry(&entry)?;
         }
         self.begin_index()?;
@@ -151,7 +152,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.commit()
     }
 
-    /// A peer that is itself current has told everything: what still stands in a stale version has no other.
+    /// A peer that is itself current has told everything since this life of the index began: what still stands in a stale
+    /// version has no other.
     pub(super) fn drop_stale(&mut self) -> Result<(), StoreError> {
         if self.stale == 0 {
             return Ok(());
@@ -166,7 +168,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             match removed {
                 Ok(()) => {
                     self.forget(path)?;
-                    self.stale -= 1;
                 }
                 Err(error) => drop(self.unclear(&entry.record.path, error)?),
             }

@@ -214,7 +214,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let path = entry.record.path.clone();
         if entry.stale {
             self.forget(&path)?;
-            self.stale -= 1;
             return Ok(Observed::Same);
         }
         if entry.seen.is_none() || self.must_undo(Some(&entry))? {

@@ -355,15 +355,24 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Forgets a path altogether.
     fn forget(&mut self, path: &RelPath) -> Result<(), StoreError> {
-        self.uncommitted = true;
         self.pending.remove(&(path.clone(), OWN));
+        self.count_stale(path, false)?;
+        self.uncommitted = true;
         Ok(self.index.forget(path)?)
     }
 
     fn put_entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        self.count_stale(&entry.record.path, entry.stale)?;
         self.uncommitted = true;
-        if std::env::var("PUTS").is_ok() { eprintln!("ZZ {:?} put {:?} s{} {:?} by {:?} {}", self.meta.device, entry.record.path, entry.sequence, entry.record.version, entry.record.by, match entry.record.kind { crate::record::Kind::File{..} => "file", crate::record::Kind::Dir{..}=>"dir", _=>"gone"}); }
         Ok(self.index.put(entry)?)
+    }
+
+    fn count_stale(&mut self, path: &RelPath, stale: bool) -> Result<(), StoreError> {
+        if self.stale > 0 || stale {
+            let before = self.index.entry(path)?.is_some_and(|entry| entry.stale);
+            self.stale = self.stale + u64::from(stale) - u64::from(before);
+        }
+        Ok(())
     }
 
     /// Makes the disk and then the index durable.
@@ -423,68 +432,4 @@ fn folder_of(founder: &DeviceId) -> FolderId {
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     FolderId::from_bytes(id)
-}
-#[allow(missing_docs)]
-impl<D: Disk, I: Index> Engine<D, I> {
-    pub fn dbg_entry(&self, p: &[u8]) -> String {
-        format!(
-            "{:?} role {:?} fences {:?} stale {}",
-            self.index.entry(&RelPath::new(p).unwrap()),
-            self.meta.role,
-            self.meta.fences,
-            self.stale
-        )
-    }
-    pub fn dbg_all(&self) -> String {
-        let mut s = format!(
-            "role {:?} seq {} K {:?} stale {} idx {:?}\n F {:?}\n",
-            self.meta.role,
-            self.meta.sequence,
-            self.meta.knowledge,
-            self.stale,
-            self.meta.index.0 % 1000,
-            self.meta.fences.current()
-        );
-        self.each_entry(|e| {
-            s += &format!(
-                "   {:?} s{} {:?} by {:?} e{} {} stale {} seen {}\n",
-                e.record.path,
-                e.sequence,
-                e.record.version,
-                e.record.by,
-                e.record.epoch,
-                match e.record.kind {
-                    crate::record::Kind::File { .. } => "file",
-                    crate::record::Kind::Dir { .. } => "dir",
-                    _ => "gone",
-                },
-                e.stale,
-                e.seen.is_some()
-            )
-        })
-        .unwrap();
-        for (id, se) in &self.sessions {
-            s += &format!("   {id:?} {:?} {:?}\n", se.peer, se.dbg());
-        }
-        s
-    }
-    pub fn dbg_pending(&self) -> Vec<String> {
-        self.pending
-            .iter()
-            .map(|(k, p)| {
-                format!(
-                    "{k:?} {:?} {:?} entry {:?} unc {}",
-                    p.stage,
-                    p.record.version,
-                    self.index.entry(&k.0).ok().flatten().map(|e| (
-                        e.record.version,
-                        e.record.kind.is_live(),
-                        e.seen.is_some(),
-                        e.stale
-                    )),
-                    self.uncommitted
-                )
-            })
-            .collect()
-    }
 }

@@ -32,7 +32,6 @@ struct Link {
     queues: [VecDeque<Vec<u8>>; 2],
 }
 
-thread_local! { static LAST: std::cell::RefCell<String> = Default::default(); }
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) replicas: Vec<Replica>,
@@ -110,14 +109,10 @@ impl World {
         self.rng.below(self.replicas.len() as u64) as usize
     }
 
-    pub(crate) fn dbg_trace(&mut self, what: &str) { if let Ok(t) = std::env::var("TRACE") { let mut v = String::new();
-        for (n, r) in self.replicas.iter().enumerate() { for sp in [Space::Tree, Space::Aside, Space::Stage] { for (k, c) in r.store.borrow().contents(sp) { if c.starts_with(t.as_bytes()) { v += &format!(" {n}:{sp:?}:{}", String::from_utf8_lossy(&k)); } } } }
-        let last = LAST.with(|l| l.replace(v.clone())); if last != v { eprintln!("YY {what}: {v}"); for r in &self.replicas { eprintln!("YY   {}", r.engine.as_ref().unwrap().dbg_all().lines().filter(|l| !l.contains("Session")).collect::<Vec<_>>().join("\nYY")); } } } }
-
     /// One random event.
     pub(crate) fn step(&mut self, faults: bool, leases: bool) {
         self.now_ms += self.rng.below(20);
-        self.dbg_trace("step");
+
         match self.rng.below(100) {
             0..15 => self.user_act(),
             15..25 => {
@@ -168,7 +163,7 @@ impl World {
     }
 
     fn restart(&mut self, replica: usize) {
-        self.crashes += 1; self.dbg_trace("crash");
+        self.crashes += 1;
         self.links.retain(|link| link.ends.iter().all(|(end, _)| *end != replica));
         for other in 0..self.replicas.len() {
             self.close_dangling(other);
@@ -468,7 +463,7 @@ impl World {
                 self.run(replica, |engine| engine.settle());
                 moved |= self.replicas[replica].engine.as_ref().unwrap().is_busy();
             }
-            self.dbg_trace("dry");
+
             if !moved {
                 return;
             }
