@@ -1,0 +1,173 @@
+//! The wire format: golden vectors, round trips, limits, and bytes of every kind.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test touches the world")]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use proptest::prelude::*;
+use syncfs::chunk::CHUNK_BYTES_MAX;
+use syncfs::fence::{FENCES_MAX, Fence};
+use syncfs::record::{Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
+use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX, decode, encode};
+use syncfs::{ContentHash, DeviceId, FolderId, IndexId, PathError, RelPath};
+
+fn device(id: u8) -> DeviceId {
+    DeviceId::from_bytes([id; 32])
+}
+
+fn record(kind: Kind) -> Record {
+    Record {
+        path: RelPath::new("dir/name").unwrap(),
+        kind,
+        version: [(device(1), 7), (device(2), 9)].into_iter().collect(),
+        by: device(2),
+        epoch: 3,
+    }
+}
+
+fn samples() -> Vec<(&'static str, Message)> {
+    let content = Content::new(vec![Chunk { hash: ContentHash::of(b"chunk"), length: 5 }]);
+    let fence = Fence { epoch: 3, holder: device(2), base: [(device(1), 7)].into_iter().collect() };
+    let folder = Some(FolderId::from_bytes([4; 16]));
+    let kinds = [
+        Kind::File { mode: 0o640, mtime_ns: -5, content },
+        Kind::Dir { mode: 0o755 },
+        Kind::Symlink { target: b"../target".to_vec() },
+        Kind::Deleted,
+    ];
+    let records =
+        kinds.into_iter().zip(10..).map(|(kind, sequence)| Numbered { sequence, record: record(kind) }).collect();
+    let knowledge = [(device(1), 7)].into_iter().collect();
+    vec![
+        (
+            "hello",
+            Message::Hello {
+                version: VERSION,
+                folder,
+                device: device(1),
+                index: IndexId(5),
+                fences: vec![fence.clone()],
+            },
+        ),
+        ("state", Message::State { folder: None, index: IndexId(6), fences: vec![fence] }),
+        ("have", Message::Have { round: 1, index: IndexId(5), since: 12 }),
+        ("records", Message::Records { round: 1, records, through: 20, knowledge, complete: true }),
+        ("ack", Message::Ack { round: 1, durable: 12, taken: 20 }),
+        ("want", Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")])),
+        ("chunk", Message::Chunk { hash: ContentHash::of(b"chunk"), bytes: b"chunk".to_vec() }),
+        ("gone", Message::Gone(ContentHash::of(b"a"))),
+        ("refused", Message::Refused { path: RelPath::new("dir/name").unwrap(), epoch: 3 }),
+        ("ping", Message::Ping),
+        ("bye", Message::Bye("because".to_owned())),
+    ]
+}
+
+/// The bytes of every message are pinned. After an intended change of format, and of `VERSION`, write them anew with
+/// `WRITE_VECTORS=1 cargo test -p syncfs --test wire`.
+#[test]
+fn every_message_has_the_bytes_that_were_agreed_on() {
+    for (name, message) in samples() {
+        let hex = encode(&message).iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").unwrap();
+            hex
+        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/vectors/{name}.hex"));
+        if std::env::var_os("WRITE_VECTORS").is_some() {
+            std::fs::write(&path, format!("{hex}\n")).unwrap();
+        }
+        let pinned = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(hex, pinned.trim(), "{name}");
+        assert_eq!(decode(&encode(&message)).unwrap(), message, "{name}");
+    }
+}
+
+#[test]
+fn every_truncation_and_every_extra_byte_is_refused() {
+    for (name, message) in samples() {
+        let bytes = encode(&message);
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length]).is_err(), "{name} cut to {length}");
+        }
+        assert_eq!(decode(&[&bytes[..], b"x"].concat()), Err(DecodeError::Trailing), "{name}");
+    }
+}
+
+#[test]
+fn limits_hold_exactly_at_the_limit() {
+    let ok = |message: &Message| assert!(decode(&encode(message)).is_ok());
+    let excess = |message: &Message| assert!(matches!(decode(&encode(message)), Err(DecodeError::Limit(_))));
+    let hash = ContentHash::of(b"x");
+    ok(&Message::Want(vec![hash; WANT_MAX]));
+    excess(&Message::Want(vec![hash; WANT_MAX + 1]));
+    ok(&Message::Chunk { hash, bytes: vec![0; CHUNK_BYTES_MAX] });
+    excess(&Message::Chunk { hash, bytes: vec![0; CHUNK_BYTES_MAX + 1] });
+    let records = |count: usize| Message::Records {
+        round: 0,
+        records: vec![Numbered { sequence: 1, record: record(Kind::Deleted) }; count],
+        through: 1,
+        knowledge: VersionVector::default(),
+        complete: false,
+    };
+    ok(&records(RECORDS_MAX));
+    excess(&records(RECORDS_MAX + 1));
+    let chunks = |count: usize| {
+        let content = Content::new(vec![Chunk { hash, length: 1 }; count]);
+        let kind = Kind::File { mode: 0, mtime_ns: 0, content };
+        Message::Records {
+            round: 0,
+            records: vec![Numbered { sequence: 1, record: record(kind) }],
+            through: 1,
+            knowledge: VersionVector::default(),
+            complete: false,
+        }
+    };
+    ok(&chunks(FILE_CHUNKS_MAX));
+    excess(&chunks(FILE_CHUNKS_MAX + 1));
+    let vector = |count: usize| {
+        let knowledge = (0..count).map(|id| (device(u8::try_from(id).unwrap()), 1)).collect();
+        Message::Records { round: 0, records: Vec::new(), through: 1, knowledge, complete: true }
+    };
+    ok(&vector(VECTOR_DEVICES_MAX));
+    excess(&vector(VECTOR_DEVICES_MAX + 1));
+    let fences = |count: u64| {
+        let fence = |epoch| Fence { epoch, holder: device(1), base: VersionVector::default() };
+        Message::State { folder: None, index: IndexId(1), fences: (1..=count).map(fence).collect() }
+    };
+    ok(&fences(FENCES_MAX as u64));
+    excess(&fences(FENCES_MAX as u64 + 1));
+    assert_eq!(decode(&vec![10; FRAME_BYTES_MAX + 1]), Err(DecodeError::Limit("frame")));
+}
+
+#[test]
+fn a_path_that_escapes_is_named_as_such() {
+    let mut bytes = encode(&Message::Refused { path: RelPath::new("aa/bb").unwrap(), epoch: 0 });
+    let at = bytes.windows(5).position(|part| part == b"aa/bb").unwrap();
+    bytes[at..at + 5].copy_from_slice(b"../bb");
+    assert_eq!(decode(&bytes), Err(DecodeError::Path(PathError::Escapes)));
+}
+
+#[test]
+fn a_count_that_promises_more_than_there_is_allocates_nothing() {
+    let mut bytes = vec![6];
+    bytes.extend_from_slice(&(WANT_MAX as u32).to_le_bytes());
+    assert_eq!(decode(&bytes), Err(DecodeError::Truncated));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        if let Ok(message) = decode(&bytes) {
+            prop_assert_eq!(encode(&message), bytes);
+        }
+    }
+
+    #[test]
+    fn damaged_messages_decode_to_what_encodes_to_the_same(which in 0_usize..11, at in any::<u16>(), with in any::<u8>()) {
+        let mut bytes = encode(&samples()[which].1);
+        let at = usize::from(at) % bytes.len();
+        bytes[at] ^= with;
+        if let Ok(message) = decode(&bytes) {
+            prop_assert_eq!(encode(&message), bytes);
+        }
+    }
+}
