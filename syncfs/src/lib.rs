@@ -1,11 +1,105 @@
-//! Content-addressed folder sync.
+//! Content-addressed folder sync that never loses a write and can prove that a replica is up to date.
+//!
+//! A [`Folder`] is a replica: a real directory and a small state directory in it. Give it authenticated byte streams
+//! to other replicas, and files, directories, symlinks and *live SQLite databases* become the same on all of them.
+//! A [`Token`] and a [`Digest`] prove it; a lease number ([`fence`]) makes one replica the only writer.
+//!
+//! # Example
+//!
+#![cfg_attr(feature = "driver", doc = "```")]
+#![cfg_attr(not(feature = "driver"), doc = "```ignore")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (home, vm) = (tempfile::tempdir()?, tempfile::tempdir()?);
+//! use syncfs::{Config, Folder};
+//! let a = Folder::create(Config::new(home.path())).await?;
+//! let b = Folder::create(Config::new(vm.path())).await?;
+//! let (left, right) = tokio::io::duplex(1 << 16); // any authenticated stream
+//! let (one, two) = (a.clone(), b.clone());
+//! tokio::spawn(async move { one.sync(left, None).await });
+//! tokio::spawn(async move { two.sync(right, None).await });
+//!
+//! std::fs::write(home.path().join("note"), "kept")?;
+//! let token = a.flush().await?;
+//! a.wait(&token, &[b.device()], std::time::Duration::from_secs(30)).await?;
+//! assert_eq!(std::fs::read_to_string(vm.path().join("note"))?, "kept");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Architecture
+//!
+//! Pure by default; one folder touches the world. Everything outside `driver` is deterministic and runs in the
+//! simulation (`tests/sim`) exactly as in production.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`path`], [`hash`], [`device`] | the nouns: a path that cannot leave the folder, a chunk's name, who is who |
+//! | [`record`] | a version of a path; version vectors |
+//! | [`chunk`] | how contents are cut: whole, by content (FastCDC), in blocks (SQLite) |
+//! | [`reconcile`] | the decision between two versions of one path, and conflict names |
+//! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
+//! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
+//! | [`wire`] | the message set, its limits, bytes <-> messages |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases) |
+//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream` |
+//!
+//! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
+//! index, reads and chunks it, and puts a record under the next sequence; `exchange` sends the record to each peer
+//! after the index commit. There, `transfer` brings the chunks together in a stage (from an interrupted transfer,
+//! from other local files, from the peer), `apply` verifies and syncs the stage, checks that the target is what the
+//! index has seen, renames over it, syncs directories, commits the index, and only then the acknowledgement goes back,
+//! which the barrier on the writer waits for.
+//!
+//! # Invariants
+//!
+//! * **No silent loss.** A version that was looked at is current, beside as a conflict copy, in `aside/`, or was
+//!   overwritten by somebody who saw it. A concurrent edit beats a deletion. A directory is never removed with entries
+//!   that the deletion did not know of. A resolution of a conflict is durable only after the loser's copy.
+//! * **Absence is no evidence.** A missing root, a lost marker, an unreadable directory are errors, never deletions.
+//! * **Durable order**: data, rename, directory, index, acknowledgement. A failed sync is never retried.
+//! * **Atomic visibility.** A reader finds the old or the new file, complete. (Where a path changes its *kind*, between
+//!   file and directory, it is briefly absent.)
+//! * **Counters are unique.** A device writes each version under its folder-wide sequence, so equal vectors mean equal
+//!   contents. What a replica knows of others is one counter per device; it grows only when a peer has told *everything*
+//!   up to it, which is what makes barriers true.
+//! * **A database shows only committed prefixes**, and its application never gets `SQLITE_BUSY` from here; the module
+//!   `driver::database` says how. A cut and its transfer list cost O(size), the transfer only what changed.
+//!
+//! # Leases
+//!
+//! At epoch 0 all replicas write, and conflicts keep both. [`Folder::hold`] with a number from elsewhere (an etcd, a
+//! Raft store) makes a replica the one writer; the others undo local edits and keep them aside. Whoever was cut off and
+//! wrote on under an older number finds, on return, its tail in `.syncfs/aside/<device>-<epoch>-<n>/` and the current
+//! versions in place. If a *follower's* edit overwrote a version whose content exists nowhere else any more, that edit
+//! becomes the version.
+//!
+//! # Threats
+//!
+//! * The stream is trusted to be who it is: authenticate it (mesh, TLS). A peer may read and write the whole folder, and
+//!   nothing else: paths are resolved beneath the root through real directories only, hashes are checked before
+//!   bytes enter a stage and again before they become visible, every list and queue is bounded. A peer that breaks the
+//!   protocol loses its session, with a named reason; folder and other sessions go on.
+//! * Peers can send set-uid bits and symlinks to anywhere (which are never followed here). Owners and xattrs are not
+//!   replicated yet.
+//! * A database written on two replicas at once is a conflict like any other. A program that has a database open on a
+//!   replica that is *not* the writer keeps seeing the file as of its opening, and its writes are lost with it: hold a
+//!   lease and open databases on the holder only. `journal_mode=OFF` and `MEMORY` give SQLite itself no way back; cuts
+//!   of such databases are only sound when taken in quiet.
+//! * State of one replica must not be copied to another machine or restored from a backup: a peer that notices ends the
+//!   session and says so.
+//!
+//! # Features
+//!
+//! `driver` (default): [`Folder`], and with it tokio, SQLite, notify. Without it, the pure half builds alone.
+
 pub mod chunk;
 mod config;
 pub mod device;
 mod digest;
 pub mod disk;
 #[cfg(feature = "driver")]
-pub mod driver;
+mod driver;
 pub mod engine;
 mod error;
 pub mod fence;
@@ -19,7 +113,7 @@ mod token;
 pub mod wire;
 
 pub use config::Config;
-pub use device::{DeviceId, FolderId, IndexId};
+pub use device::{DeviceId, FolderId, IdError, IndexId};
 pub use digest::{Digest, Digester};
 #[cfg(feature = "driver")]
 pub use driver::Folder;

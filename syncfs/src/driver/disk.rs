@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, chmodat, fchmod, fsync, ftruncate, futimens, linkat,
+    AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, chmodat, fchmod, fsync, ftruncate, futimens,
     mkdirat, openat, readlinkat, renameat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
@@ -35,19 +35,19 @@ const READ_BYTES: usize = 1 << 20;
 pub(super) struct RealDisk {
     root: PathBuf,
     state: PathBuf,
-    tree: Tree,
+    pub(super) tree: Tree,
     marker: OwnedFd,
-    staging: OwnedFd,
-    aside: Tree,
-    databases: Databases,
+    pub(super) staging: OwnedFd,
+    pub(super) aside: Tree,
+    pub(super) databases: Databases,
     /// Names (see [`stage_name`]) of the paths that have a cut.
-    cuts: BTreeSet<String>,
+    pub(super) cuts: BTreeSet<String>,
     /// The last plain file that chunks were read from.
     last: Option<(RelPath, File)>,
     /// The last stage that was written.
     stage: Option<(RelPath, File)>,
     touched: BTreeSet<Option<RelPath>>,
-    touched_aside: BTreeSet<Option<RelPath>>,
+    pub(super) touched_aside: BTreeSet<Option<RelPath>>,
     read: BTreeMap<RelPath, Unsynced>,
 }
 
@@ -90,7 +90,7 @@ impl RealDisk {
         })
     }
 
-    fn cut_path(&self, path: &RelPath, suffix: &str) -> PathBuf {
+    pub(super) fn cut_path(&self, path: &RelPath, suffix: &str) -> PathBuf {
         self.state.join("cuts").join(format!("{}{suffix}", stage_name(path)))
     }
 
@@ -176,124 +176,6 @@ impl RealDisk {
                 Some((path.clone(), File::from(file.map_err(|error| failed("create a stage", error))?)));
         }
         Ok(self.stage.as_ref().map(|(_, file)| file).expect("it was just put there"))
-    }
-
-    /// Replaces a live-looking database by its own standalone cut and removes its side files. The log belongs to this
-    /// very content, so a crash between the two steps pairs it with nothing foreign: replaying it changes nothing.
-    fn detach_sides(&mut self, path: &RelPath) -> Result<(), DiskError> {
-        let place = self.tree.place(path)?;
-        let sides = database::side_names(place.name);
-        let stand = |name: &Vec<u8>| stat_in(&place.dir, name).map(|stat| stat.is_some());
-        if !sides.iter().map(stand).collect::<Result<Vec<_>, _>>()?.contains(&true) {
-            return Ok(());
-        }
-        let Some(stat) = stat_in(&place.dir, place.name)? else { return Ok(()) };
-        if !self.databases.is_database(&self.tree, path, &stat) {
-            return Ok(());
-        }
-        if stat.size > 0 && database::side_print(&place.dir, place.name)? != 0 {
-            let whole = stage_name(path) + "-whole";
-            copy_to(&self.cut_path(path, ".db"), &self.staging, &whole, stat.mode)?;
-            renameat(&self.staging, &whole, &place.dir, place.name)
-                .map_err(|error| failed("rename", error))?;
-            fsync(&place.dir).map_err(dead)?;
-        }
-        for side in &sides {
-            match unlinkat(&place.dir, &side[..], AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(failed("remove a side file", error)),
-            }
-        }
-        fsync(&place.dir).map_err(dead)
-    }
-
-    fn keep_aside(&mut self, path: &RelPath, folder: &str) -> Result<String, DiskError> {
-        let place = self.tree.place(path)?;
-        let kept = RelPath::new([folder.as_bytes(), b"/", path.as_bytes()].concat())
-            .map_err(|error| failed("name a place in aside/", error))?;
-        let mut parents = Vec::new();
-        let mut next = kept.parent();
-        while let Some(dir) = next {
-            next = dir.parent();
-            parents.push(dir);
-        }
-        self.touched_aside.insert(None);
-        for dir in parents.into_iter().rev() {
-            let at = self.aside.place(&dir)?;
-            match mkdirat(&at.dir, at.name, Mode::from_raw_mode(0o700)) {
-                Ok(()) | Err(Errno::EXIST) => self.touched_aside.insert(Some(dir)),
-                Err(error) => return Err(failed("create a directory in aside/", error)),
-            };
-        }
-        let at = self.aside.place(&kept)?;
-        let mut names = vec![(place.name.to_vec(), at.name.to_vec())];
-        for (from, to) in
-            database::side_names(place.name)[..2].iter().zip(&database::side_names(at.name)[..2])
-        {
-            names.push((from.clone(), to.clone()));
-        }
-        let is_database = stat_in(&place.dir, place.name)?
-            .is_some_and(|stat| stat.size > 0 && self.databases.is_database(&self.tree, path, &stat));
-        if !is_database {
-            names.truncate(1);
-        }
-        for (number, (from, to)) in names.iter().enumerate() {
-            match linkat(&place.dir, &from[..], &at.dir, &to[..], AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::NOENT) if number == 0 => return Err(DiskError::Changed),
-                Err(Errno::EXIST) => return Err(DiskError::Taken),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(failed("keep a file in aside/", error)),
-            }
-        }
-        self.sync_content(path)?;
-        self.sync_aside()?;
-        Ok(kept.to_string())
-    }
-
-    fn keep_beside(&mut self, path: &RelPath, to: &RelPath) -> Result<String, DiskError> {
-        let (from, at) = (self.tree.place(path)?, self.tree.place(to)?);
-        let stat = stat_in(&from.dir, from.name)?.ok_or(DiskError::Changed)?;
-        if self.cuts.contains(&stage_name(path))
-            && stat.size > 0
-            && self.databases.is_database(&self.tree, path, &stat)
-        {
-            let whole = stage_name(path) + "-whole";
-            copy_to(&self.cut_path(path, ".db"), &self.staging, &whole, stat.mode)?;
-            set_mtime(&self.staging, &whole, stat.mtime_ns)?;
-            renameat(&self.staging, &whole, &at.dir, at.name).map_err(|error| failed("rename", error))?;
-        } else {
-            match linkat(&from.dir, from.name, &at.dir, at.name, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => return Err(DiskError::Taken),
-                Err(Errno::NOENT) => return Err(DiskError::Changed),
-                Err(error) => return Err(failed("keep a file beside", error)),
-            }
-            self.sync_content(path)?;
-        }
-        fsync(&at.dir).map_err(dead)?;
-        Ok(to.to_string())
-    }
-
-    /// Makes the bytes of a file durable, whoever wrote them.
-    fn sync_content(&mut self, path: &RelPath) -> Result<(), DiskError> {
-        let Some(stat) = self.tree.stat(path)?.filter(|stat| stat.kind == FileKind::File && stat.size > 0)
-        else {
-            return Ok(());
-        };
-        match self.databases.open(&self.tree, path, &stat) {
-            Ok(opened) => fsync(opened.file()).map_err(dead),
-            Err(DiskError::Changed | DiskError::NoParent) => Ok(()),
-            // Not readable, so it was not read from here either.
-            Err(_) => Ok(()),
-        }
-    }
-
-    fn sync_aside(&mut self) -> Result<(), DiskError> {
-        for dir in std::mem::take(&mut self.touched_aside).into_iter().rev() {
-            fsync(self.aside.dir(dir.as_ref())?).map_err(dead)?;
-        }
-        Ok(())
     }
 
     fn touch(&mut self, path: &RelPath) {
@@ -583,7 +465,7 @@ impl Disk for RealDisk {
 }
 
 /// The name of a path's stage and cut.
-fn stage_name(path: &RelPath) -> String {
+pub(super) fn stage_name(path: &RelPath) -> String {
     ContentHash::of(path.as_bytes()).to_string()
 }
 
@@ -618,30 +500,13 @@ fn as_seen(mut stat: Stat) -> Stat {
     stat
 }
 
-fn copy_to(from: &Path, dir: &OwnedFd, name: &str, mode: u32) -> Result<(), DiskError> {
-    let mut source =
-        File::open(from).map_err(|error| DiskError::Busy(format!("the database has no cut: {error}")))?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let target = openat(dir, name, flags, Mode::from_raw_mode(0o600))
-        .map_err(|error| failed("create a stage", error))?;
-    let mut target = File::from(target);
-    std::io::copy(&mut source, &mut target).map_err(|error| failed("write a stage", error))?;
-    fchmod(&target, Mode::from_raw_mode(mode)).map_err(|error| failed("set permissions", error))?;
-    fsync(&target).map_err(dead)
-}
-
-fn set_mtime(dir: &OwnedFd, name: &str, mtime_ns: i64) -> Result<(), DiskError> {
-    rustix::fs::utimensat(dir, name, &times(mtime_ns), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|error| failed("set the modification time", error))
-}
-
-fn times(mtime_ns: i64) -> Timestamps {
+pub(super) fn times(mtime_ns: i64) -> Timestamps {
     let time =
         Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
     Timestamps { last_access: time, last_modification: time }
 }
 
 /// After a failed sync nobody knows what is on the platter; trying again would only hide it.
-fn dead(error: Errno) -> DiskError {
+pub(super) fn dead(error: Errno) -> DiskError {
     DiskError::Dead(format!("a sync failed ({error}); check the disk, then open the folder again"))
 }

@@ -5,6 +5,7 @@
 mod database;
 mod disk;
 mod folder;
+mod keep;
 mod sqlite_index;
 mod state;
 mod stream;
