@@ -11,6 +11,7 @@ use crate::disk::Stat;
 use crate::fence::Fences;
 use crate::hash::ContentHash;
 use crate::path::RelPath;
+use crate::reconcile::conflict_of;
 use crate::record::{Record, VersionVector};
 use crate::status::{Conflict, Role};
 
@@ -115,9 +116,7 @@ pub trait Index {
     fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError>;
     /// All peers ever met, in order.
     fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError>;
-    /// Records a conflict.
-    fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError>;
-    /// All recorded conflicts, oldest first.
+    /// The conflicts whose copies are live entries, in the order of the copies' paths.
     fn conflicts(&self) -> Result<Vec<Conflict>, IndexError>;
     /// Counts.
     fn totals(&self) -> Result<Totals, IndexError>;
@@ -139,7 +138,6 @@ struct Tables {
     by_sequence: BTreeMap<u64, RelPath>,
     chunks: BTreeSet<(ContentHash, RelPath, u64, u32)>,
     peers: BTreeMap<DeviceId, PeerState>,
-    conflicts: Vec<Conflict>,
 }
 
 impl MemoryIndex {
@@ -152,7 +150,6 @@ impl MemoryIndex {
             by_sequence: BTreeMap::new(),
             chunks: BTreeSet::new(),
             peers: BTreeMap::new(),
-            conflicts: Vec::new(),
         };
         Self { now: tables.clone(), committed: tables }
     }
@@ -248,15 +245,9 @@ impl Index for MemoryIndex {
         Ok(self.now.peers.iter().map(|(device, state)| (*device, *state)).collect())
     }
 
-    fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError> {
-        if !self.now.conflicts.contains(conflict) {
-            self.now.conflicts.push(conflict.clone());
-        }
-        Ok(())
-    }
-
     fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
-        Ok(self.now.conflicts.clone())
+        let live = self.now.entries.values().filter(|entry| entry.record.kind.is_live());
+        Ok(live.filter_map(|entry| conflict_of(&entry.record.path)).collect())
     }
 
     fn totals(&self) -> Result<Totals, IndexError> {

@@ -5,6 +5,10 @@
 
 use crate::path::{NAME_BYTES_MAX, RelPath};
 use crate::record::{Causality, Kind, Record, VersionVector};
+use crate::status::Conflict;
+
+/// What tells the name of a conflict copy from others.
+const CONFLICT_MARK: &[u8] = b".conflict-";
 
 /// What to do with a peer's version of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,19 +69,42 @@ pub fn conflict_path(loser: &Record) -> RelPath {
         Kind::File { mtime_ns, .. } => *mtime_ns,
         _ => 0,
     };
-    let label = format!(".conflict-{}-{}-{:x}", utc_stamp(mtime_ns), loser.by.short(), loser.counter());
+    let label = format!("{}-{}-{:x}", utc_stamp(mtime_ns), loser.by.short(), loser.counter());
+    let label = [CONFLICT_MARK, label.as_bytes()].concat();
     let name = loser.path.name();
     let dot = name.iter().rposition(|&byte| byte == b'.').filter(|&at| at > 0 && name.len() - at <= 16);
     let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
     let room = NAME_BYTES_MAX - label.len() - extension.len();
     let stem = &stem[..stem.len().min(room)];
-    let name = [stem, label.as_bytes(), extension].concat();
+    let name = [stem, &label, extension].concat();
     // Only a path at the very limit of length has no room: then the copy stands at the top of the folder.
     loser
         .path
         .with_name(&name)
         .or_else(|_| RelPath::new(&name))
         .expect("a conflict name is not empty, not reserved, has no slash and fits NAME_BYTES_MAX")
+}
+
+/// The conflict that a path is the kept version of, by its name alone: so every replica lists the same ones, and a
+/// conflict is over when its copy is gone. Of a name that had to be shortened the original is not told whole.
+#[must_use]
+pub fn conflict_of(copy: &RelPath) -> Option<Conflict> {
+    let name = copy.name();
+    let at = name.windows(CONFLICT_MARK.len()).rposition(|part| part == CONFLICT_MARK)?;
+    let (stem, rest) = (&name[..at], &name[at + CONFLICT_MARK.len()..]);
+    let end = rest.iter().position(|&byte| byte == b'.').unwrap_or(rest.len());
+    let (label, extension) = rest.split_at(end);
+    let fields: Vec<&[u8]> = label.split(|&byte| byte == b'-').collect();
+    let [date, time, writer, counter] = fields[..] else { return None };
+    let digits = |field: &[u8], len: usize| field.len() == len && field.iter().all(u8::is_ascii_digit);
+    let is_label = digits(date, 8)
+        && digits(time, 6)
+        && writer.len() == 8
+        && writer.iter().all(u8::is_ascii_alphanumeric)
+        && (1..=16).contains(&counter.len())
+        && counter.iter().all(u8::is_ascii_hexdigit);
+    let path = copy.with_name(&[stem, extension].concat()).ok().filter(|_| is_label)?;
+    Some(Conflict { path, kept_as: copy.clone(), writer: String::from_utf8_lossy(writer).into_owned() })
 }
 
 /// `YYYYMMDD-HHMMSS` in UTC; days to civil date after Howard Hinnant's `civil_from_days`.
@@ -131,6 +158,21 @@ mod tests {
         let name = copy.to_string();
         assert!(name.starts_with("dir/notes.conflict-19700101-000001-"), "{name}");
         assert!(name.ends_with("-1.txt"), "{name}");
+        let conflict = conflict_of(&copy).expect("the name tells");
+        assert_eq!((conflict.path, conflict.writer), (ours.path.clone(), ours.by.short()));
+        assert_eq!(conflict.kept_as, copy);
+    }
+
+    #[test]
+    fn a_name_that_only_resembles_a_copy_is_no_conflict() {
+        for name in [
+            "a.conflict-.txt",
+            "a.conflict-20261124-120000-abcdefgh.txt",
+            "a.conflict-2026-1-abcdefgh-1",
+            "conflict",
+        ] {
+            assert_eq!(conflict_of(&RelPath::new(name).unwrap()), None, "{name}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// What could not be read, cut or applied, and why. Empty when all is well.
     pub problems: Vec<Problem>,
-    /// How many conflicts were ever recorded here.
+    /// How many conflicts stand in the folder: versions that lost and whose copies were not removed yet.
     pub conflicts: u64,
     /// Records refused because they were written under a stale epoch.
     pub refused: u64,
@@ -80,8 +80,8 @@ pub struct Conflict {
     pub path: RelPath,
     /// Where the version that lost is kept, as an ordinary file of the folder.
     pub kept_as: RelPath,
-    /// Who wrote the version that lost.
-    pub device: DeviceId,
+    /// Who wrote the version that lost: [`DeviceId::short`](crate::DeviceId::short).
+    pub writer: String,
 }
 
 /// Something happened. Events may be missed by a slow subscriber; the status never lies.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, chmodat, fchmod, fsync, ftruncate, futimens,
-    mkdirat, openat, readlinkat, renameat, symlinkat, syncfs, unlinkat,
+    AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, chmodat, fchmod, fsync, ftruncate, futimens, mkdirat,
+    openat, readlinkat, renameat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 

@@ -42,12 +42,9 @@ CREATE TABLE peer (
     acked  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- The live entries that are copies kept by a conflict.
 CREATE TABLE conflict (
-    id      INTEGER PRIMARY KEY,
-    path    BLOB NOT NULL,
-    kept_as BLOB NOT NULL,
-    device  BLOB NOT NULL,
-    UNIQUE (path, kept_as)
-) STRICT;
+    kept_as BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
 
 PRAGMA user_version = 1;

@@ -12,6 +12,7 @@ use crate::fence::{Fence, Fences};
 use crate::hash::ContentHash;
 use crate::index::{Entry, Index, IndexError, Location, Meta, PeerState, Totals};
 use crate::path::RelPath;
+use crate::reconcile::conflict_of;
 use crate::status::{Conflict, Role};
 use crate::wire::{decode_record, decode_vector, encode_record, encode_vector};
 
@@ -179,6 +180,13 @@ impl Index for SqliteIndex {
                 self.write("INSERT INTO chunk VALUES (?1, ?2, ?3, ?4)", values)?;
             }
         }
+        if conflict_of(&entry.record.path).is_some() {
+            let sql = match entry.record.kind.is_live() {
+                true => "INSERT OR IGNORE INTO conflict VALUES (?1)",
+                false => "DELETE FROM conflict WHERE kept_as = ?1",
+            };
+            self.write(sql, [path])?;
+        }
         let values = params![
             path,
             signed(entry.sequence),
@@ -192,6 +200,7 @@ impl Index for SqliteIndex {
 
     fn forget(&mut self, path: &RelPath) -> Result<(), IndexError> {
         self.write("DELETE FROM chunk WHERE path = ?1", [path.as_bytes()])?;
+        self.write("DELETE FROM conflict WHERE kept_as = ?1", [path.as_bytes()])?;
         self.write("DELETE FROM entry WHERE path = ?1", [path.as_bytes()])
     }
 
@@ -252,20 +261,13 @@ impl Index for SqliteIndex {
         Ok(peers.collect::<Result<_, _>>()?)
     }
 
-    fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError> {
-        let values =
-            params![conflict.path.as_bytes(), conflict.kept_as.as_bytes(), conflict.device.as_bytes()];
-        self.write("INSERT OR IGNORE INTO conflict (path, kept_as, device) VALUES (?1, ?2, ?3)", values)
-    }
-
     fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
-        let sql = "SELECT path, kept_as, device FROM conflict ORDER BY id";
-        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT kept_as FROM conflict ORDER BY kept_as")?;
         let mut rows = statement.query([])?;
         let mut conflicts = Vec::new();
         while let Some(row) = rows.next()? {
-            let device = DeviceId::from_bytes(row.get(2)?);
-            conflicts.push(Conflict { path: path_of(row, 0)?, kept_as: path_of(row, 1)?, device });
+            conflicts.extend(conflict_of(&path_of(row, 0)?));
         }
         Ok(conflicts)
     }

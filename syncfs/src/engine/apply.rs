@@ -12,7 +12,7 @@ use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, conflict_path, reconcile};
 use crate::record::{Kind, Record};
-use crate::status::{Conflict, Event};
+use crate::status::Event;
 
 use super::transfer::Stage;
 use super::{Engine, OWN, SessionId};
@@ -204,7 +204,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(Outcome::Again);
         }
         if let Some(copy) = copy {
-            self.record_copy(&path, copy, loser)?;
+            self.record_copy(copy, loser)?;
         }
         let seen_both = Record { version, ..theirs.clone() };
         if theirs_wins {
@@ -216,18 +216,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(Outcome::Done)
     }
 
-    /// The copy of a loser becomes a version, and the conflict is listed. It comes before the resolution in this replica's
+    /// The copy of a loser becomes a version. It comes before the resolution in this replica's
     /// sequence, so that peers hear of it first.
-    fn record_copy(&mut self, path: &RelPath, copy: RelPath, loser: Record) -> Result<(), StoreError> {
+    fn record_copy(&mut self, copy: RelPath, loser: Record) -> Result<(), StoreError> {
         let before = self.index.entry(&copy)?.map(|entry| entry.record);
         if before.as_ref().is_none_or(|before| !before.kind.is_live()) {
             let seen = self.stat(&copy)?;
             let record = self.own_version(before.as_ref(), &copy, loser.kind);
             self.put(record, seen)?;
         }
-        let conflict = Conflict { path: path.clone(), kept_as: copy, device: loser.by };
-        self.index.put_conflict(&conflict)?;
-        self.event(Event::Conflict(conflict));
         Ok(())
     }
 
@@ -325,7 +322,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if theirs.kind.is_live() {
             let copy = conflict_path(&theirs);
             self.disk.publish(&path, &copy, None)?;
-            self.record_copy(&path, copy, theirs)?;
+            self.record_copy(copy, theirs)?;
         }
         Ok(Outcome::Done)
     }

@@ -25,6 +25,7 @@ use crate::disk::Disk;
 use crate::error::{Lag, StoreError, Violation, WaitError};
 use crate::index::{Entry, Index, IndexError, Meta};
 use crate::path::RelPath;
+use crate::reconcile::conflict_of;
 use crate::record::Record;
 use crate::status::{Event, PeerStatus, Problem, Role, Status, Summary};
 use crate::token::Token;
@@ -349,6 +350,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         // A restore was of the version before.
         self.pending.remove(&(record.path.clone(), OWN));
         self.reconsider(&record.path);
+        self.tell_of_conflict(&record)?;
         let sequence = self.next_sequence();
         self.put_entry(&Entry { record, sequence, seen, stale: false })
     }
@@ -359,6 +361,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.count_stale(path, false)?;
         self.uncommitted = true;
         Ok(self.index.forget(path)?)
+    }
+
+    /// A copy that a conflict kept has come, of this replica's making or of a peer's.
+    fn tell_of_conflict(&mut self, record: &Record) -> Result<(), StoreError> {
+        if let Some(conflict) = conflict_of(&record.path).filter(|_| record.kind.is_live()) {
+            let before = self.index.entry(&record.path)?;
+            if before.is_none_or(|before| !before.record.kind.is_live()) {
+                self.event(Event::Conflict(conflict));
+            }
+        }
+        Ok(())
     }
 
     fn put_entry(&mut self, entry: &Entry) -> Result<(), StoreError> {

@@ -481,9 +481,6 @@ impl Index for SimIndex {
     fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError> {
         self.0.peers()
     }
-    fn put_conflict(&mut self, conflict: &Conflict) -> Result<(), IndexError> {
-        self.0.put_conflict(conflict)
-    }
     fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
         self.0.conflicts()
     }

@@ -1,6 +1,11 @@
 //! Seeded simulation of the real engine on disks that forget. `SEED=17 cargo test --test sim` replays one seed;
 //! `SEEDS=10000` runs more of them.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types, reason = "a test touches the world")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test touches the world"
+)]
 
 mod check;
 mod disk;

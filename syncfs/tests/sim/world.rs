@@ -214,7 +214,7 @@ impl World {
                 let mut text = format!("{replica}:{}:", self.next_text).into_bytes();
                 let bulk = if act < 4 { 150_000 } else { 0 };
                 text.resize(text.len() + bulk, self.next_text as u8);
-                if store.user_write(&path, &text, act % 2 == 0) {
+                if store.user_write(&path, &text, act.is_multiple_of(2)) {
                     self.written.insert(text);
                 }
             }
