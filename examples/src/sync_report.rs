@@ -60,7 +60,7 @@ pub struct ConflictReport {
     /// Where the version that lost is kept.
     pub kept_as: String,
     /// Who wrote it.
-    pub device: String,
+    pub writer: String,
 }
 
 /// Asks a folder for its state.
@@ -105,7 +105,7 @@ pub async fn conflicts(folder: &Folder) -> Result<Vec<ConflictReport>, Failure> 
     let report = list.iter().map(|conflict| ConflictReport {
         path: conflict.path.to_string(),
         kept_as: conflict.kept_as.to_string(),
-        device: conflict.device.to_string(),
+        writer: conflict.writer.clone(),
     });
     Ok(report.collect())
 }
@@ -133,6 +133,6 @@ impl fmt::Display for SyncReport {
 
 impl fmt::Display for ConflictReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: the version of {} is kept as {}", self.path, self.device, self.kept_as)
+        write!(f, "{}: the version of {} is kept as {}", self.path, self.writer, self.kept_as)
     }
 }
