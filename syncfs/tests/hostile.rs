@@ -1,5 +1,10 @@
 //! A peer that lies: its session ends with a named reason, the folder and other sessions go on.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types, reason = "a test touches the world")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test touches the world"
+)]
 
 use std::fs;
 use std::time::Duration;
@@ -167,7 +172,10 @@ async fn impossible_claims_end_the_session() {
         records[0].record.version.raise(folder.device(), 1 << 40);
     }
     future.send(&message).await;
-    assert!(matches!(future.verdict().await, Violation::Record(_)), "a write of the victim that it never made");
+    assert!(
+        matches!(future.verdict().await, Violation::Record(_)),
+        "a write of the victim that it never made"
+    );
 
     let (mut backwards, round) = Attack::greeted(&folder).await;
     let mut message = offer(round, "other", b"x");
@@ -198,14 +206,16 @@ async fn wanting_without_end_ends_the_session() {
     // It asks, and never takes the answers.
     for number in 0..2000_u32 {
         let hash = ContentHash::of(&number.to_le_bytes());
-        let sent = tokio::time::timeout(Duration::from_secs(5), attack.send(&Message::Want(vec![hash; 128]))).await;
+        let sent =
+            tokio::time::timeout(Duration::from_secs(5), attack.send(&Message::Want(vec![hash; 128]))).await;
         if sent.is_err() || attack.session.is_finished() {
             break;
         }
     }
     let Attack { stream, session } = attack;
     drop(stream);
-    let ended = tokio::time::timeout(Duration::from_secs(30), session).await.expect("the session ends").unwrap();
+    let ended =
+        tokio::time::timeout(Duration::from_secs(30), session).await.expect("the session ends").unwrap();
     assert!(matches!(ended, Err(SyncError::Protocol(Violation::Excess(_))) | Ok(_)), "{ended:?}");
     still_works(&dir, &folder).await;
 }

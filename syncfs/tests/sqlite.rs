@@ -1,6 +1,11 @@
 //! Live SQLite databases: the application never notices, and every state that a replica shows is a consistent prefix
 //! of what was committed.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types, reason = "a test touches the world")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test touches the world"
+)]
 
 use std::fs;
 use std::path::Path;

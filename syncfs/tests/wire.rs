@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use syncfs::chunk::CHUNK_BYTES_MAX;
 use syncfs::fence::{FENCES_MAX, Fence};
 use syncfs::record::{Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
-use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX, decode, encode};
+use syncfs::wire::{
+    DecodeError, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX, decode, encode,
+};
 use syncfs::{ContentHash, DeviceId, FolderId, IndexId, PathError, RelPath};
 
 fn device(id: u8) -> DeviceId {
@@ -35,8 +37,11 @@ fn samples() -> Vec<(&'static str, Message)> {
         Kind::Symlink { target: b"../target".to_vec() },
         Kind::Deleted,
     ];
-    let records =
-        kinds.into_iter().zip(10..).map(|(kind, sequence)| Numbered { sequence, record: record(kind) }).collect();
+    let records = kinds
+        .into_iter()
+        .zip(10..)
+        .map(|(kind, sequence)| Numbered { sequence, record: record(kind) })
+        .collect();
     let knowledge = [(device(1), 7)].into_iter().collect();
     vec![
         (
