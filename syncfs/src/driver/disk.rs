@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, chmodat, fchmod, fsync, ftruncate, futimens, mkdirat,
-    openat, readlinkat, renameat, symlinkat, syncfs, unlinkat,
+    AtFlags, Dir, Mode, OFlags, chmodat, fchmod, fsync, ftruncate, futimens, mkdirat, openat, readlinkat,
+    renameat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::database::{self, Databases, Opened, QUIET, Source};
-use super::state::{State, is_same_root};
-use super::tree::{Tree, convert, failed, stat_in};
+use super::state::{State, stage_name};
+use super::tree::{Tree, convert, dead, failed, stat_in, times};
 use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat, is_intact};
 use crate::hash::ContentHash;
@@ -464,11 +464,6 @@ impl Disk for RealDisk {
     }
 }
 
-/// The name of a path's stage and cut.
-pub(super) fn stage_name(path: &RelPath) -> String {
-    ContentHash::of(path.as_bytes()).to_string()
-}
-
 /// Cuts and hashes a file; also gives its first bytes.
 fn hash(file: &File) -> Result<(Content, [u8; 16]), DiskError> {
     let size = file.metadata().map_err(|error| failed("stat", error))?.len();
@@ -498,15 +493,4 @@ fn as_seen(mut stat: Stat) -> Stat {
         stat.ctime_ns = 0;
     }
     stat
-}
-
-pub(super) fn times(mtime_ns: i64) -> Timestamps {
-    let time =
-        Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-/// After a failed sync nobody knows what is on the platter; trying again would only hide it.
-pub(super) fn dead(error: Errno) -> DiskError {
-    DiskError::Dead(format!("a sync failed ({error}); check the disk, then open the folder again"))
 }

@@ -12,8 +12,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::database;
-use super::disk::{RealDisk, dead, stage_name, times};
-use super::tree::{failed, stat_in};
+use super::disk::RealDisk;
+use super::state::stage_name;
+use super::tree::{dead, failed, stat_in, times};
 use crate::disk::{DiskError, FileKind};
 use crate::path::RelPath;
 

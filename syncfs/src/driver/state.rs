@@ -14,7 +14,9 @@ use crate::config::Config;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::error::OpenError;
 use crate::fence::Fences;
+use crate::hash::ContentHash;
 use crate::index::Meta;
+use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::Role;
 
@@ -22,6 +24,11 @@ use crate::status::Role;
 const MARKER: &str = "syncfs 1";
 /// What the state directory holds besides files.
 const DIRS: [&str; 3] = ["staging", "cuts", "aside"];
+
+/// The name of a path's stage and cut.
+pub(super) fn stage_name(path: &RelPath) -> String {
+    ContentHash::of(path.as_bytes()).to_string()
+}
 
 /// A replica's directories, locked for this process as long as the value lives.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, openat, openat2, statat};
 use rustix::io::Errno;
 
 use crate::disk::{DiskError, FileKind, Stat};
@@ -126,6 +126,18 @@ pub(super) fn convert(stat: &rustix::fs::Stat) -> Stat {
 
 pub(super) fn failed(what: &'static str, error: impl std::fmt::Display) -> DiskError {
     DiskError::Io { what, reason: error.to_string() }
+}
+
+/// A modification time for the calls that set one.
+pub(super) fn times(mtime_ns: i64) -> Timestamps {
+    let time =
+        Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// After a failed sync nobody knows what is on the platter; trying again would only hide it.
+pub(super) fn dead(error: Errno) -> DiskError {
+    DiskError::Dead(format!("a sync failed ({error}); check the disk, then open the folder again"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,144 @@
+//! What a session says next: an answer that is due, an acknowledgement, a batch of records, chunks, a sign of life.
+
+use crate::disk::{Disk, DiskError};
+use crate::error::StoreError;
+use crate::hash::ContentHash;
+use crate::index::Index;
+use crate::path::RelPath;
+use crate::record::{Chunk, VersionVector};
+use crate::wire::{BYE_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION};
+
+use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PENDING_MAX, PING_AFTER_MS, SessionId};
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// The next message for a session's stream. Ask again until there is none, whenever the stream can take one.
+    ///
+    /// # Errors
+    /// If the directory or the index fails.
+    pub fn poll(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
+        let message = self.next_message(id)?;
+        if message.is_some()
+            && let Some(session) = self.sessions.get_mut(&id)
+        {
+            session.last_sent_ms = self.now_ms;
+        }
+        Ok(message)
+    }
+
+    fn next_message(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
+        // What is told to a peer must survive a crash of ours: a sequence is never given out twice.
+        if std::mem::take(&mut self.founded) {
+            self.restate(false)?;
+        }
+        self.commit()?;
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
+        if let Some(violation) = &session.ended {
+            let silent = std::mem::replace(&mut session.farewell, true);
+            let mut reason = violation.to_string();
+            reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
+            return Ok((!silent).then_some(Message::Bye(reason)));
+        }
+        if !session.greeted {
+            session.greeted = true;
+            let fences = self.meta.fences.iter().cloned().collect();
+            let crate::index::Meta { folder, device, index, .. } = self.meta;
+            return Ok(Some(Message::Hello { version: VERSION, folder, device, index, fences }));
+        }
+        if let Some(message) = session.control.pop_front() {
+            return Ok(Some(message));
+        }
+        if let Some(ack) = self.next_ack(id) {
+            return Ok(Some(ack));
+        }
+        let session = self.sessions.get_mut(&id).expect("the session was found above");
+        if let Some(want) = session.wants.poll() {
+            return Ok(Some(want));
+        }
+        if let Some(hash) = session.serve.pop_front() {
+            return self.serve(&hash).map(Some);
+        }
+        if let Some(batch) = self.next_batch(id)? {
+            return Ok(Some(batch));
+        }
+        let session = self.sessions.get_mut(&id).expect("the session was found above");
+        let due = self.now_ms >= session.last_sent_ms + PING_AFTER_MS;
+        Ok(due.then_some(Message::Ping))
+    }
+
+    fn next_ack(&mut self, id: SessionId) -> Option<Message> {
+        let weighty = self.pending.iter().filter(|((_, from), pending)| *from == id && pending.is_weighty());
+        let roomy = weighty.take(PENDING_MAX).count() < PENDING_MAX;
+        let session = self.sessions.get_mut(&id)?;
+        let inn = &mut session.inn;
+        if roomy {
+            inn.taken = inn.received;
+        }
+        let ack = (inn.durable, inn.taken);
+        if inn.index.is_none() || ack == inn.acked {
+            return None;
+        }
+        inn.acked = ack;
+        Some(Message::Ack { round: inn.round, durable: ack.0, taken: ack.1 })
+    }
+
+    fn next_batch(&mut self, id: SessionId) -> Result<Option<Message>, StoreError> {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        let Some(cursor) = session.out.cursor else { return Ok(None) };
+        let round = session.out.round;
+        if session.out.batches.iter().filter(|batch| !batch.taken).count() >= BATCHES_MAX {
+            return Ok(None);
+        }
+        let now = (self.meta.sequence, &self.meta.knowledge);
+        if session.out.told.as_ref().is_some_and(|(sequence, knowledge)| (*sequence, knowledge) == now) {
+            return Ok(None);
+        }
+        let entries = self.index.since(cursor, RECORDS_MAX)?;
+        let (mut through, mut bytes) = (cursor, 0);
+        let mut records = Vec::new();
+        let mut exhausted = entries.len() < RECORDS_MAX;
+        for entry in entries {
+            if bytes > BATCH_BYTES {
+                exhausted = false;
+                break;
+            }
+            through = entry.sequence;
+            // What the peer has seen needs no telling; what stands here against the fence is not told to anyone.
+            if entry.stale || session.inn.knowledge.covers(&entry.record.version) {
+                continue;
+            }
+            let chunks = entry.record.kind.content().map_or(0, |content| content.chunks().len());
+            bytes += 128 + entry.record.path.as_bytes().len() + chunks * 36 + entry.record.version.len() * 40;
+            records.push(Numbered { sequence: entry.sequence, record: entry.record });
+        }
+        let complete = exhausted && self.stale == 0;
+        if exhausted {
+            through = self.meta.sequence;
+        }
+        let knowledge = if complete { self.meta.knowledge.clone() } else { VersionVector::default() };
+        session.out.cursor = Some(through);
+        if exhausted {
+            session.out.told = Some((self.meta.sequence, self.meta.knowledge.clone()));
+        }
+        session.out.batches.push_back(Batch { through, complete, taken: false });
+        Ok(Some(Message::Records { round, records, through, knowledge, complete }))
+    }
+
+    /// Reads a chunk for a peer. If it is not where the index says, that file has changed: it is looked at again, and
+    /// its newer version will reach the peer.
+    fn serve(&mut self, hash: &ContentHash) -> Result<Message, StoreError> {
+        for place in self.index.locate(hash)? {
+            let chunk = Chunk { hash: *hash, length: place.length };
+            match self.disk.read_chunk(&place.path, place.offset, &chunk) {
+                Ok(Some(bytes)) => return Ok(Message::Chunk { hash: *hash, bytes }),
+                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                _ => self.look_again(&place.path)?,
+            }
+        }
+        Ok(Message::Gone(*hash))
+    }
+
+    fn look_again(&mut self, path: &RelPath) -> Result<(), StoreError> {
+        self.observe_now(path)?;
+        self.commit()
+    }
+}
