@@ -16,11 +16,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::database::{self, Databases, Opened, QUIET, Source};
-use super::state::{State, stage_name};
+use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
 use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat, is_intact};
-use crate::hash::ContentHash;
 use crate::path::{RelPath, STATE_DIR};
 use crate::record::{Chunk, Content};
 use crate::status::Problem;
