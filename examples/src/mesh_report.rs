@@ -16,6 +16,9 @@ pub struct MeshReport {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// `authority`: it founded the network and invites; `member`: it joined by a ticket; `secret`: the
+    /// network's secret alone decides who belongs to the network.
+    pub role: String,
     /// Its address in the mesh.
     pub address: String,
     /// Its interface, or `none`.
@@ -54,9 +57,15 @@ pub struct PeerReport {
 impl MeshReport {
     /// Asks a node for its state; `name` and `device` are what it was started with.
     pub fn of(mesh: &Mesh, name: &str, device: &str) -> MeshReport {
+        let role = match mesh.membership() {
+            Some(membership) if membership.network() == mesh.id() => "authority",
+            Some(_) => "member",
+            None => "secret",
+        };
         MeshReport {
             id: mesh.id().to_string(),
             name: name.to_owned(),
+            role: role.to_owned(),
             address: mesh.address().to_string(),
             device: device.to_owned(),
             udp: mesh.local_addr().to_string(),
@@ -91,8 +100,8 @@ impl PeerReport {
 
 impl fmt::Display for MeshReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MeshReport { id, name, address, device, udp, peers, .. } = self;
-        writeln!(f, "{name} ({id})\naddress {address}, device {device}, listening on {udp}")?;
+        let MeshReport { id, name, role, address, device, udp, peers, .. } = self;
+        writeln!(f, "{name} ({id})\nrole {role}, address {address}, device {device}, listening on {udp}")?;
         if peers.is_empty() {
             return writeln!(f, "no peers");
         }
