@@ -8,7 +8,7 @@
 )]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -156,19 +156,44 @@ async fn locks_of_an_embedded_application_survive_our_reads() {
     for _ in 0..3 {
         folder.scan().await.unwrap();
     }
-    // Another process sees whether our process still holds the reserved lock.
-    let probe = std::process::Command::new("python3")
-        .args([
-            "-c",
-            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0); c.execute('BEGIN IMMEDIATE')",
-        ])
-        .arg(&path)
-        .output();
-    let Ok(probe) = probe else { return println!("no python3: not checked from another process") };
-    let text = String::from_utf8_lossy(&probe.stderr);
-    assert!(text.contains("locked"), "the lock is gone: {text}");
+    assert!(is_locked_for_others(&path), "the lock is gone");
     connection.execute_batch("ROLLBACK").unwrap();
     folder.close().await;
+}
+
+/// Only another process sees which locks this one holds: this test binary, started again for [`PROBE`] alone.
+fn is_locked_for_others(database: &Path) -> bool {
+    let probe = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "another_process_tries_to_write", "--nocapture"])
+        .env(PROBE, database)
+        .output()
+        .unwrap();
+    assert!(probe.status.success(), "{}", String::from_utf8_lossy(&probe.stderr));
+    let said = String::from_utf8_lossy(&probe.stdout).into_owned();
+    assert!(said.contains("probe: locked") || said.contains("probe: free"), "{said}");
+    said.contains("probe: locked")
+}
+
+/// Names the database that the other process tries.
+const PROBE: &str = "SYNCFS_TEST_LOCK_PROBE";
+
+#[test]
+fn another_process_tries_to_write() {
+    // As an ordinary test it tries a database that nobody locks.
+    let dir = tempfile::tempdir().unwrap();
+    let (database, expected) = match std::env::var_os(PROBE) {
+        Some(database) => (PathBuf::from(database), None),
+        None => (dir.path().join("free.db"), Some("free")),
+    };
+    let connection = Connection::open(database).unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let seen = match connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
+        Ok(()) => "free",
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => "locked",
+        Err(error) => panic!("{error}"),
+    };
+    println!("probe: {seen}");
+    assert!(expected.is_none_or(|expected| expected == seen));
 }
 
 #[tokio::test]
