@@ -21,7 +21,7 @@ pub struct MeshSettings {
     #[arg(long, value_name = "IP/LEN", required_unless_present_any = ["config", "key", "ticket", "ticket_file"])]
     #[serde(deserialize_with = "settings::from_text")]
     pub address: Option<IpNet>,
-    /// The UDP address to listen on; port 0 takes a free one [default for who joins or joined: [::]:0]
+    /// The UDP address to listen on; port 0 takes a free one (who joins or joined may leave it out: any address, a free port)
     #[arg(long, value_name = "ADDR", required_unless_present_any = ["config", "key", "ticket", "ticket_file"])]
     #[serde(deserialize_with = "settings::from_text")]
     pub listen: Option<SocketAddr>,
