@@ -42,7 +42,8 @@ pub struct Joining {
 /// What the library needs to start a node with these settings, and what is to be done then.
 ///
 /// # Errors
-/// The settings cannot work, a file cannot be read, or the ticket cannot be used. Nothing is left behind then.
+/// The settings cannot work, a file cannot be read, or the ticket cannot be used. Of a node that would join nothing is
+/// left behind then; an authority's empty ledger may stay.
 pub async fn prepare(node: &MeshSettings) -> Result<(Config, Entry), Failure> {
     let state = match &node.state {
         Some(path) => Ok(StateDirectory::at(path.clone())),
