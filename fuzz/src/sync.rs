@@ -59,9 +59,16 @@ pub fn reconcile_records(data: &[u8]) {
         (Decision::Keep, Decision::Take) => assert!(ours.version.covers(&theirs.version)),
         (Decision::Take, Decision::Keep) => assert!(theirs.version.covers(&ours.version)),
         (Decision::Keep, Decision::Keep) => assert_eq!(ours.version, theirs.version),
-        (Decision::Merge(a), Decision::Merge(b)) => {
+        (
+            Decision::Merge { theirs: a_theirs, version: a },
+            Decision::Merge { theirs: b_theirs, version: b },
+        ) => {
             assert_eq!((a, &ours.kind), (b, &theirs.kind));
             assert_eq!(a, &ours.version.merged(&theirs.version));
+            let name = |is_theirs: bool| {
+                if is_theirs { (&theirs.by, theirs.counter()) } else { (&ours.by, ours.counter()) }
+            };
+            assert_eq!(name(*a_theirs), name(!*b_theirs), "the replicas name different writers");
         }
         (
             Decision::Conflict { theirs_wins, version, copy },
