@@ -91,6 +91,8 @@
 //! *A ticket* contains the network secret and makes its first user a member. It is used once and
 //! expires; after that it still is as good as the secret. A joining node shows it to the issuer alone, once that
 //! has proven itself, and answers nobody meanwhile.
+//! The ledger of used tickets is as durable as the program that stores [`Event::Redeemed`] makes it: one that
+//! crashes between the event and its write forgets that ticket, which another key can then use until it expires.
 //!
 //! *A stolen node key* reads no recorded traffic: sessions have forward secrecy, and the secret is mixed in
 //! besides. It is the node until its membership expires; there is no list of revoked memberships yet.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use hybrid_examples::daemon;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -103,7 +104,9 @@ impl Scribe {
         };
         let what = step.error.as_ref().map_or(sentence, |error| format!("FAILED: {error}"));
         if !self.quiet {
-            println!("{} {name:<9}{:>6} ms  {what}", if step.ok { "ok  " } else { "FAIL" }, step.ms);
+            let mark = if step.ok { "ok  " } else { "FAIL" };
+            // Who closed the output does not want to read on; the story is played all the same.
+            let _ = daemon::print(&format!("{mark} {name:<9}{:>6} ms  {what}\n", step.ms));
         }
         self.steps.push(step);
         made
