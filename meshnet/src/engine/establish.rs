@@ -234,7 +234,7 @@ impl Engine {
                 self.send_to_peer(hello.id, DataKind::Keepalive, &[], now.monotonic);
             }
             Err(reason) => {
-                // A bearer of a ticket learns why; it is the last that this session says.
+                // A bearer of a ticket learns why; it is the last that the session says.
                 if let Rejection::Ticket(refusal) = reason {
                     let mut content = Vec::new();
                     Control::Refused(refusal).encode(&mut content);

@@ -95,7 +95,7 @@ impl Session {
     /// # Panics
     /// If the session is over by its message count: the caller asks [`Session::is_over`] first.
     pub(super) fn seal(&mut self, kind: DataKind, content: &[u8], out: &mut Vec<u8>) {
-        assert!(self.next_counter < REJECT_AFTER_MESSAGES, "no nonce is left in this session");
+        assert!(self.next_counter < REJECT_AFTER_MESSAGES, "no nonce is left in the session");
         let counter = self.next_counter;
         self.next_counter += 1;
         let header = Header { kind: Kind::Data, receiver: self.remote, counter }.encode();
