@@ -35,7 +35,7 @@ use exchange::Session;
 use transfer::Pending;
 
 pub use exchange::{BATCH_BYTES, BATCHES_MAX, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX};
-pub use transfer::{WINDOW_BYTES, WORK_BYTES};
+pub use transfer::{TRY_AGAIN_MS, WINDOW_BYTES, WORK_BYTES};
 
 /// Names one stream within one run of an engine. The caller never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +87,8 @@ pub struct Engine<D, I> {
     sessions: BTreeMap<SessionId, Session>,
     pending: BTreeMap<(RelPath, SessionId), Pending>,
     stale: u64,
+    /// When versions that could not be had were last tried again.
+    tried_again_ms: u64,
     refused: u64,
     uncommitted: bool,
     /// The last run ended after a fence was durable and perhaps before all was done because of it.
@@ -113,6 +115,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             sessions: BTreeMap::new(),
             pending: BTreeMap::new(),
             stale: 0,
+            tried_again_ms: 0,
             refused: 0,
             uncommitted: false,
             fence_unsettled: true,
@@ -144,7 +147,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     self.scan_path(&path)?;
                 }
             }
-            Input::Tick => self.end_silent_sessions(),
+            Input::Tick => {
+                self.end_silent_sessions();
+                self.try_again();
+            }
         }
         Ok(())
     }
@@ -152,7 +158,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// When [`Input::Tick`] is due, in milliseconds.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        self.sessions.values().filter(|session| session.ended.is_none()).map(Session::deadline).min()
+        let sessions =
+            self.sessions.values().filter(|session| session.ended.is_none()).map(Session::deadline);
+        sessions.chain(self.try_again_at()).min()
     }
 
     /// The events since the last call.

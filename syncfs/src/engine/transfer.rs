@@ -17,6 +17,8 @@ use super::{Engine, OWN, SessionId};
 
 /// Bytes of chunks that one session may have asked for and not yet received.
 pub const WINDOW_BYTES: u64 = 16 << 20;
+/// Pause before a version whose content could not be had or placed is tried again, in milliseconds.
+pub const TRY_AGAIN_MS: u64 = 1000;
 /// How much one call of [`Engine::work`] reads, at most about, in bytes.
 pub const WORK_BYTES: u64 = 8 << 20;
 
@@ -179,6 +181,25 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let all = (path.clone(), OWN)..=(path.clone(), SessionId(u64::MAX));
         for (_, pending) in self.pending.range_mut(all) {
             if matches!(pending.stage, Stage::Fetching(_) | Stage::Gone) {
+                pending.restart();
+            }
+        }
+    }
+
+    /// When offered versions whose content could not be had or placed are due again.
+    pub(super) fn try_again_at(&self) -> Option<u64> {
+        let gave_up = |(key, pending): (&(RelPath, SessionId), &Pending)| {
+            key.1 != OWN && matches!(pending.stage, Stage::Gone)
+        };
+        self.pending.iter().any(gave_up).then_some(self.tried_again_ms + TRY_AGAIN_MS)
+    }
+
+    /// A peer that could not read its file, a disk that was full: neither lasts, and neither announces its end.
+    pub(super) fn try_again(&mut self) {
+        if self.try_again_at().is_some_and(|at| at <= self.now_ms) {
+            self.tried_again_ms = self.now_ms;
+            let offered = self.pending.iter_mut().filter(|(key, _)| key.1 != OWN);
+            for (_, pending) in offered.filter(|(_, pending)| matches!(pending.stage, Stage::Gone)) {
                 pending.restart();
             }
         }

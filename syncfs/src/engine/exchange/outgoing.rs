@@ -124,14 +124,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Reads a chunk for a peer. If it is not where the index says, that file has changed: it is looked at again, and
-    /// its newer version will reach the peer.
+    /// its newer version will reach the peer; or it says the same as before (a database whose log was folded in), and
+    /// the chunk is there after all.
     fn serve(&mut self, hash: &ContentHash) -> Result<Message, StoreError> {
-        for place in self.index.locate(hash)? {
-            let chunk = Chunk { hash: *hash, length: place.length };
-            match self.disk.read_chunk(&place.path, place.offset, &chunk) {
-                Ok(Some(bytes)) => return Ok(Message::Chunk { hash: *hash, bytes }),
-                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
-                _ => self.look_again(&place.path)?,
+        for _ in 0..2 {
+            for place in self.index.locate(hash)? {
+                let chunk = Chunk { hash: *hash, length: place.length };
+                match self.disk.read_chunk(&place.path, place.offset, &chunk) {
+                    Ok(Some(bytes)) => return Ok(Message::Chunk { hash: *hash, bytes }),
+                    Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                    _ => self.look_again(&place.path)?,
+                }
             }
         }
         Ok(Message::Gone(*hash))
