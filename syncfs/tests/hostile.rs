@@ -242,3 +242,23 @@ async fn a_symlink_does_not_lead_a_write_out_of_the_folder() {
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     still_works(&dir, &folder).await;
 }
+
+#[tokio::test]
+async fn a_chunk_that_the_peer_could_not_read_is_asked_for_again() {
+    let (dir, folder) = victim().await;
+    let (mut peer, round) = Attack::greeted(&folder).await;
+    peer.send(&offer(round, "late", b"there after all")).await;
+    let mut refusals = 3;
+    while fs::read(dir.path().join("late")).is_err() {
+        let message = tokio::time::timeout(Duration::from_secs(30), peer.receive()).await;
+        let Message::Want(hashes) = message.expect("it asks again") else { continue };
+        if refusals > 0 {
+            refusals -= 1;
+            peer.send(&Message::Gone(hashes[0])).await;
+        } else {
+            peer.send(&Message::Chunk { hash: hashes[0], bytes: b"there after all".to_vec() }).await;
+            while !matches!(peer.receive().await, Message::Ack { durable: 1, .. }) {}
+        }
+    }
+    assert_eq!(fs::read_to_string(dir.path().join("late")).unwrap(), "there after all");
+}

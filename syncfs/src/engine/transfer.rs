@@ -18,7 +18,7 @@ use super::{Engine, OWN, SessionId};
 /// Bytes of chunks that one session may have asked for and not yet received.
 pub const WINDOW_BYTES: u64 = 16 << 20;
 /// Pause before a version whose content could not be had or placed is tried again, in milliseconds.
-pub const TRY_AGAIN_MS: u64 = 1000;
+pub const TRY_AGAIN_MS: u64 = 200;
 /// How much one call of [`Engine::work`] reads, at most about, in bytes.
 pub const WORK_BYTES: u64 = 8 << 20;
 
