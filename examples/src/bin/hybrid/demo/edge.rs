@@ -12,10 +12,11 @@ use hybrid_examples::mesh_dial::MeshDialer;
 use hybrid_examples::web::{self, Server};
 use hyper::StatusCode;
 use rustls::ClientConfig;
+use tokio::net::TcpListener;
 
 use super::Options;
 use super::network::Network;
-use super::node::Node;
+use super::node::{Node, loopback};
 use super::page::{self, Board};
 use super::report::{Proof, StepError};
 use super::site::{NOTES_PORT, Site};
@@ -103,23 +104,16 @@ async fn start(network: &Network, site: &Site, root: &Path, options: &Options) -
     let authority_file = root.join("ca.pem");
     std::fs::write(&authority_file, authority.certificate_pem())?;
 
-    let mut config = Config::default();
-    config.https = Some(free(options.https_port).await?);
-    config.http = Some(free(options.http_port).await?);
-    config.redirect_to_https = true;
-    config.dial_timeout = DIAL_TIMEOUT;
-    config.hold_unavailable = HOLD;
-    let (provider, containers) = MemoryProvider::new("demo");
-    let proxy = Proxy::builder(config)
-        .provider(provider)
-        .dialer(MeshDialer(network.vm.stack.clone()))
-        .certificates(certificates)
-        .start()
-        .await?;
+    let wanted = (free(options.https_port).await?, free(options.http_port).await?);
+    let (proxy, containers) = match open(network, &certificates, wanted).await {
+        Ok(opened) => opened,
+        // Somebody took a port that was free a moment ago.
+        Err(_) => open(network, &certificates, (loopback(), loopback())).await?,
+    };
     let proxy = Arc::new(proxy);
 
     let whoami = whoami(&network.home_2).await?;
-    let listener = tokio::net::TcpListener::bind(free(options.page_port).await?).await?;
+    let listener = listen(options.page_port).await?;
     let page_address = listener.local_addr()?;
     let board = Arc::new(Board::new(network, site, proxy.clone()));
     let page = web::serve(listener, move |request| page::answer(board.clone(), request));
@@ -136,13 +130,39 @@ async fn start(network: &Network, site: &Site, root: &Path, options: &Options) -
     })
 }
 
-/// `port` on loopback, or a free one when somebody has it.
-async fn free(port: u16) -> Result<SocketAddr, StepError> {
-    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    if let Ok(listener) = tokio::net::TcpListener::bind(wanted).await {
-        return Ok(listener.local_addr()?);
+/// Opens the proxy on an HTTPS and an HTTP address.
+async fn open(
+    network: &Network,
+    certificates: &Certificates,
+    (https, http): (SocketAddr, SocketAddr),
+) -> Result<(Proxy, MemoryProviderHandle), StepError> {
+    let mut config = Config::default();
+    config.https = Some(https);
+    config.http = Some(http);
+    config.redirect_to_https = true;
+    config.dial_timeout = DIAL_TIMEOUT;
+    config.hold_unavailable = HOLD;
+    let (provider, containers) = MemoryProvider::new("demo");
+    let proxy = Proxy::builder(config)
+        .provider(provider)
+        .dialer(MeshDialer(network.vm.stack.clone()))
+        .certificates(certificates.clone())
+        .start()
+        .await?;
+    Ok((proxy, containers))
+}
+
+/// Listens on `port` of loopback, or on a free one when somebody has it.
+async fn listen(port: u16) -> Result<TcpListener, StepError> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => Ok(TcpListener::bind(loopback()).await?),
     }
-    Ok(tokio::net::TcpListener::bind(super::node::loopback()).await?.local_addr()?)
+}
+
+/// The address of `port` on loopback, or of a free one when somebody has it.
+async fn free(port: u16) -> Result<SocketAddr, StepError> {
+    Ok(listen(port).await?.local_addr()?)
 }
 
 /// A service that says which node answers and what the proxy told it.
