@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::device::FolderId;
+use crate::device::{DeviceId, FolderId};
 
 /// What `Folder::open` and `Folder::create` need. Make one with [`Config::new`], then set fields.
 #[derive(Clone, Debug)]
@@ -15,6 +15,9 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// A name for people, used in logs.
     pub name: String,
+    /// Who this replica is, if it is to have the ID of a key (see the feature `tls`) or of a mesh node. By default
+    /// `init` draws one. Opening a replica of another device is refused.
+    pub device: Option<DeviceId>,
     /// The folder's identity, if known. By default a replica with files draws one, and an empty one takes that of the
     /// first peer it meets.
     pub folder: Option<FolderId>,
@@ -34,6 +37,7 @@ impl Config {
             root,
             state: None,
             name,
+            device: None,
             folder: None,
             rescan: Duration::from_secs(60),
             debounce: Duration::from_millis(15),

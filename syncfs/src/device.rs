@@ -7,7 +7,8 @@ use std::str::FromStr;
 use data_encoding::BASE32_NOPAD;
 use thiserror::Error;
 
-/// Names one replica: 32 bytes drawn when its state directory is made. Text form: `sd1` + base32 + checksum.
+/// Names one replica: 32 bytes. The public key of its Ed25519 key pair (feature `tls`), whatever a mesh names it by, or
+/// drawn when its state directory is made. Text form: `sd1` + base32 + checksum.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId([u8; 32]);
 

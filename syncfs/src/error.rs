@@ -48,6 +48,16 @@ pub enum OpenError {
         /// As found.
         found: FolderId,
     },
+    /// The state belongs to another device than the configuration says.
+    #[error("{}: the replica is device {found}, and {wanted} was to open it: it was made with another key, or copied from another machine; use its own key, or move its state directory away and run init again (the files stay)", .path.display())]
+    WrongDevice {
+        /// The directory.
+        path: PathBuf,
+        /// As configured.
+        wanted: DeviceId,
+        /// As found.
+        found: DeviceId,
+    },
     /// State of a future version, or damaged.
     #[error("{}: {reason}; move this state directory away and run init again to join as a new replica (the files stay)", .path.display())]
     State {

@@ -42,7 +42,7 @@
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases) |
-//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream` |
+//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream`, `identity` and `tls` |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
 //! index, reads and chunks it, and puts a record under the next sequence; `exchange` sends the record to each peer
@@ -76,7 +76,7 @@
 //!
 //! # Threats
 //!
-//! * The stream is trusted to be who it is: authenticate it (mesh, TLS). A peer may read and write the whole folder, and
+//! * The stream is trusted to be who it is: authenticate it, by a mesh or with the `tls` of this crate. A peer may read and write the whole folder, and
 //!   nothing else: paths are resolved beneath the root through real directories only, hashes are checked before
 //!   bytes enter a stage and again before they become visible, every list and queue is bounded. A peer that breaks the
 //!   protocol loses its session, with a named reason; folder and other sessions go on.
@@ -91,7 +91,8 @@
 //!
 //! # Features
 //!
-//! `driver` (default): [`Folder`], and with it tokio, SQLite, notify. Without it, the pure half builds alone.
+//! * `driver` (default): [`Folder`], and with it tokio, SQLite, notify. Without it, the pure half builds alone.
+//! * `tls`: `Identity`, a key pair whose public half is the device ID, and streams that prove it, over TLS 1.3.
 
 pub mod chunk;
 mod config;
@@ -117,6 +118,8 @@ pub use device::{DeviceId, FolderId, IdError, IndexId};
 pub use digest::{Digest, Digester};
 #[cfg(feature = "driver")]
 pub use driver::Folder;
+#[cfg(feature = "tls")]
+pub use driver::{Identity, KeyError, tls};
 pub use error::{
     FenceError, FlushError, Lag, OpenError, QueryError, ScanError, StoreError, SyncError, Violation,
     WaitError,

@@ -369,8 +369,12 @@ async fn opening_says_what_is_wrong() {
     let missing = Folder::open(Config::new(dir.path().join("missing"))).await;
     assert!(matches!(missing, Err(OpenError::NotFound(_))));
     assert!(matches!(Folder::open(Config::new(dir.path())).await, Err(OpenError::NotInitialised(_))));
-    let device = Folder::init(dir.path()).await.unwrap();
-    assert_eq!(Folder::init(dir.path()).await.unwrap(), device, "init is idempotent");
+    let device = Folder::init(Config::new(dir.path())).await.unwrap();
+    assert_eq!(Folder::init(Config::new(dir.path())).await.unwrap(), device, "init is idempotent");
+    let mut other = Config::new(dir.path());
+    other.device = Some(syncfs::DeviceId::from_bytes([7; 32]));
+    assert!(matches!(Folder::init(other.clone()).await, Err(OpenError::WrongDevice { .. })));
+    assert!(matches!(Folder::open(other).await, Err(OpenError::WrongDevice { .. })));
     let folder = Folder::open(Config::new(dir.path())).await.unwrap();
     assert_eq!(folder.device(), device);
     assert!(matches!(Folder::open(Config::new(dir.path())).await, Err(OpenError::Locked(_))));

@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     daemon::run("syncd", &cli.logging, async {
         match cli.command {
-            Command::Init { dir } => daemon::print(&format!("{}\n", Folder::init(&dir).await?)),
+            Command::Init { dir } => daemon::print(&format!("{}\n", Folder::init(Config::new(dir)).await?)),
             Command::Id { dir } => daemon::print(&format!("{}\n", sync_control::status(&dir).await?.device)),
             Command::Serve { dir, config, replica } => serve(dir, replica.over(config.as_deref())?).await,
             Command::Status { dir, json } => {

@@ -1,6 +1,5 @@
 //! [`Folder`]: the handle that programs hold.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,13 +55,12 @@ impl std::fmt::Debug for Folder {
 }
 
 impl Folder {
-    /// Makes the directory `root` a replica, with its state in `root/.syncfs`, and says which. A directory that is one
-    /// already stays the one it is.
+    /// Makes a directory a replica and says which device it is. A directory that is one already stays the one it is.
     ///
     /// # Errors
-    /// If there is no such directory, or its state directory cannot be made or read.
-    pub async fn init(root: impl AsRef<Path>) -> Result<DeviceId, OpenError> {
-        let config = Config::new(root.as_ref());
+    /// If there is no such directory, it is a replica of another device or folder than `config` names, or its state
+    /// directory cannot be made or read.
+    pub async fn init(config: Config) -> Result<DeviceId, OpenError> {
         blocking(move || State::init(&config)).await
     }
 

@@ -5,12 +5,18 @@
 mod database;
 mod disk;
 mod folder;
+#[cfg(feature = "tls")]
+mod identity;
 mod keep;
 mod sqlite_index;
 mod state;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod tree;
 mod watch;
 mod worker;
 
 pub use folder::Folder;
+#[cfg(feature = "tls")]
+pub use identity::{Identity, KeyError};

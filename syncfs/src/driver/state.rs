@@ -45,7 +45,7 @@ impl State {
         let dir = state_dir(config, &root);
         let marker = root.join(".syncfs/marker");
         if marker.exists() {
-            return read_marker(&marker);
+            return its_device(config, &marker);
         }
         let empty = fs::read_dir(&root)
             .map_err(io(&root, "list the directory"))?
@@ -53,7 +53,7 @@ impl State {
         for made in DIRS.map(|name| dir.join(name)).into_iter().chain([root.join(".syncfs")]) {
             fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
         }
-        let device = DeviceId::from_bytes(random(&dir)?);
+        let device = config.device.map_or_else(|| random(&dir).map(DeviceId::from_bytes), Ok)?;
         let folder = config.folder.or(if empty { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
         let meta = Meta {
             device,
@@ -88,7 +88,7 @@ impl State {
         if !marker.exists() {
             return Err(OpenError::NotInitialised(root));
         }
-        let device = read_marker(&marker)?;
+        let device = its_device(config, &marker)?;
         for made in DIRS.map(|name| dir.join(name)) {
             fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
         }
@@ -149,6 +149,15 @@ fn existing_root(config: &Config) -> Result<PathBuf, OpenError> {
 
 fn state_dir(config: &Config, root: &Path) -> PathBuf {
     config.state.clone().unwrap_or_else(|| root.join(".syncfs"))
+}
+
+/// The device in the marker, which must be the one that the configuration asks for.
+fn its_device(config: &Config, marker: &Path) -> Result<DeviceId, OpenError> {
+    let found = read_marker(marker)?;
+    match config.device.filter(|wanted| *wanted != found) {
+        None => Ok(found),
+        Some(wanted) => Err(OpenError::WrongDevice { path: config.root.clone(), wanted, found }),
+    }
 }
 
 fn read_marker(marker: &Path) -> Result<DeviceId, OpenError> {
