@@ -41,7 +41,7 @@ pub struct Target {
 pub type Seed = (&'static str, Vec<u8>);
 
 /// Every target.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "edge_framing", body: edge_http::framing, seeds: edge_http::framing_seeds },
     Target { name: "edge_headers", body: edge_http::headers, seeds: edge_http::headers_seeds },
     Target { name: "edge_host", body: edge::host, seeds: edge::host_seeds },
@@ -56,6 +56,7 @@ pub const TARGETS: [Target; 17] = [
     Target { name: "swarm_lease", body: swarm::lease, seeds: swarm::lease_seeds },
     Target { name: "swarm_mount", body: swarm::mount, seeds: swarm::mount_seeds },
     Target { name: "sync_message", body: sync::message, seeds: sync::message_seeds },
+    Target { name: "sync_ignore", body: sync::ignore, seeds: sync::ignore_seeds },
     Target { name: "sync_path", body: sync::path, seeds: sync::path_seeds },
     Target { name: "sync_reconcile", body: sync::reconcile_records, seeds: sync::reconcile_seeds },
     Target { name: "sync_session", body: sync::session, seeds: sync::session_seeds },

@@ -1,5 +1,6 @@
 //! syncfs: whatever a peer may send (messages, paths, records), and sessions under lists of operations.
 
+use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
@@ -42,6 +43,25 @@ pub fn path(data: &[u8]) {
     let parent = path.parent();
     assert!(parent.as_ref().is_none_or(|parent| path.is_below(parent) && !parent.is_below(&path)));
     assert_eq!(RelPath::child(parent.as_ref(), path.name()).as_ref(), Ok(&path));
+}
+
+/// Ignore rules, a NUL byte, a path: what is in an ignored directory is ignored, other rules can be taken back by one that
+/// comes later, and a second reading gives the same.
+pub fn ignore(data: &[u8]) {
+    let at = data.iter().position(|&byte| byte == 0).unwrap_or(data.len());
+    let (text, path) = (&data[..at], data.get(at + 1..).unwrap_or_default());
+    let (rules, misfits) = Ignore::parse(text);
+    assert_eq!(Ignore::parse(text), (rules.clone(), misfits.clone()));
+    assert!(misfits.iter().all(|misfit| (1..=text.len() + 1).contains(&misfit.line)));
+    let Ok(path) = RelPath::new(path) else { return };
+    let in_ignored = path.parent().is_some_and(|dir| rules.covers(&dir, true));
+    for is_dir in [false, true] {
+        assert_eq!(rules.covers(&path, is_dir), in_ignored || rules.covers_entry(&path, is_dir));
+    }
+    let everything = rules.clone().then(&Ignore::parse(b"*").0);
+    assert!(everything.covers(&path, false));
+    let nothing = rules.then(&Ignore::parse(b"!*").0);
+    assert_eq!(nothing.covers(&path, false), path.names().any(is_foreign));
 }
 
 /// Two records of one path, as two replicas hold them: both decide the same, nothing live is dropped without a trace, and
@@ -173,6 +193,20 @@ pub fn path_seeds() -> Vec<Seed> {
         ("hostile_state", "sub/.syncfs/index.db".into()),
         ("hostile_nul", b"a\0b".to_vec()),
         ("hostile_too_deep", vec!["d"; PATH_DEPTH_MAX + 1].join("/").into()),
+    ]
+}
+
+/// Seeds of [`ignore`].
+pub fn ignore_seeds() -> Vec<Seed> {
+    let seed = |name, rules: &str, path: &str| -> Seed { (name, format!("{rules}\0{path}").into_bytes()) };
+    vec![
+        seed("plain", "# made\n*.o\n/build/\n!keep.o\n", "d/x.o"),
+        seed("any_depth", "a/**/b\n**/foo\nabc/**", "a/x/y/b"),
+        seed("classes", "[!a-c][[:digit:]]?\\*\\ ", "x1y* "),
+        seed("foreign", "!*", "d/.syncthing.x.tmp"),
+        seed("hostile_open_class", "[a-\n[[:foo:]]\n\\", "a"),
+        seed("hostile_stars", &format!("{}b", "a*".repeat(40)), &"a".repeat(200)),
+        seed("hostile_any_names", &format!("{}b", "**/a/".repeat(20)), &["a"; 60].join("/")),
     ]
 }
 

@@ -25,6 +25,9 @@ pub struct Config {
     pub rescan: Duration,
     /// How long a burst of changes is collected before it is taken up. 15 ms by default.
     pub debounce: Duration,
+    /// Ignore rules of this replica alone, a line each, in the syntax of the folder's `.syncignore` and stronger than it; see
+    /// [`crate::ignore`]. None by default.
+    pub ignore: Vec<String>,
 }
 
 impl Config {
@@ -41,6 +44,7 @@ impl Config {
             folder: None,
             rescan: Duration::from_secs(60),
             debounce: Duration::from_millis(15),
+            ignore: Vec::new(),
         }
     }
 }

@@ -38,10 +38,11 @@
 //! | [`record`] | a version of a path; version vectors |
 //! | [`chunk`] | how contents are cut: whole, by content (FastCDC), in blocks (SQLite) |
 //! | [`reconcile`] | the decision between two versions of one path, and conflict names |
+//! | [`ignore`] | which paths are left alone: gitignore rules |
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases) |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone) |
 //! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream`, `identity` and `tls` |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
@@ -57,6 +58,8 @@
 //!   overwritten by somebody who saw it. A concurrent edit beats a deletion. A directory is never removed with entries
 //!   that the deletion did not know of. A resolution of a conflict is durable only after the loser's copy.
 //! * **Absence is no evidence.** A missing root, a lost marker, an unreadable directory are errors, never deletions.
+//! * **What is ignored is never touched**, not even by a deletion of its directory; a rule that comes or goes deletes
+//!   nothing anywhere.
 //! * **Durable order**: data, rename, directory, index, acknowledgement. A failed sync is never retried.
 //! * **Atomic visibility.** A reader finds the old or the new file, complete. (Where a path changes its *kind*, between
 //!   file and directory, it is briefly absent.)
@@ -105,6 +108,7 @@ pub mod engine;
 mod error;
 pub mod fence;
 pub mod hash;
+pub mod ignore;
 pub mod index;
 pub mod path;
 pub mod reconcile;

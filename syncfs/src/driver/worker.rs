@@ -111,6 +111,7 @@ impl Worker {
             }
         };
         let mut engine = Engine::new(disk, index)?;
+        engine.ignore(&config.ignore);
         engine.scan()?;
         let now = Instant::now();
         let told = (engine.meta().knowledge.clone(), engine.meta().index);

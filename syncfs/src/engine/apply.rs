@@ -18,7 +18,7 @@ use super::transfer::Stage;
 use super::{Engine, OWN, SessionId};
 
 /// What became of one version.
-enum Outcome {
+pub(super) enum Outcome {
     /// It is decided, and durable with the next commit.
     Done,
     /// It waits for what the peer still has to tell.
@@ -149,6 +149,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if entry.as_ref().map(|entry| entry.sequence) != before.map(|entry| entry.sequence) {
             return Ok(Outcome::Again);
         }
+        if self.is_ignored(&record, entry.as_ref()) {
+            return self.note(entry, record);
+        }
         // An edit that nobody had looked at, or another peer's version, may have changed what is needed.
         if !staged
             && matches!(record.kind, Kind::File { .. } | Kind::Symlink { .. })
@@ -251,6 +254,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         match placed {
             Ok(seen) => self.took(record, seen),
             Err(DiskError::NotEmpty) if !last => Ok(Outcome::Defer),
+            Err(DiskError::NotEmpty) if !record.kind.is_live() && self.holds_only_ignored(&path)? => {
+                self.took(record, None)
+            }
             Err(DiskError::NotEmpty) => self.reassert(entry, record),
             Err(DiskError::NoParent) if !last => Ok(Outcome::Defer),
             Err(DiskError::NoParent) => {

@@ -120,7 +120,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         for mut entry in tail {
             let path = entry.record.path.clone();
             self.pending.remove(&(path.clone(), super::OWN));
-            if entry.seen.is_none() || !entry.record.kind.is_live() {
+            let ignored = self.is_ignored(&entry.record, None);
+            if entry.seen.is_none() || !entry.record.kind.is_live() || ignored {
                 // Perhaps an edit still stands there that was to be replaced by this version.
                 self.unsettle(&path);
                 self.forget(&path)?;
@@ -161,6 +162,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         for entry in self.stale_entries()?.into_iter().rev() {
             let path = &entry.record.path;
             let removed = match (self.stat(path)?, entry.seen) {
+                _ if self.is_ignored(&entry.record, None) => Ok(()),
                 (Some(stat), _) if stat.kind == crate::disk::FileKind::Dir => self.disk.remove(path, &stat),
                 (Some(_), Some(seen)) => self.disk.remove(path, &seen),
                 _ => Ok(()),

@@ -11,6 +11,7 @@ use crate::record::{FILE_CHUNKS_MAX, Kind, VECTOR_DEVICES_MAX};
 use crate::status::{Event, ScanReport};
 
 use super::Engine;
+use super::ignoring::ignore_file;
 
 /// What an entry turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let mut unread = Vec::new();
         let mut present = Vec::new();
         self.problems.clear();
+        self.load_rules()?;
         self.walk(None, &mut present, &mut unread)?;
         self.take_up(&present, &mut report)?;
         present.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -55,13 +57,25 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(report)
     }
 
-    /// The same for one path and what is below it, without committing.
-    pub(super) fn scan_path(&mut self, path: &RelPath) -> Result<ScanReport, StoreError> {
+    /// Takes up what changed at or below these paths, without committing. Other ignore rules are about everything.
+    pub(super) fn touched(&mut self, paths: &[RelPath]) -> Result<(), StoreError> {
+        self.disk.check_root()?;
+        if paths.contains(&ignore_file()) && self.load_rules()? {
+            return self.scan().map(drop);
+        }
+        paths.iter().try_for_each(|path| self.scan_path(path).map(drop))
+    }
+
+    /// The same for one path and what is below it.
+    fn scan_path(&mut self, path: &RelPath) -> Result<ScanReport, StoreError> {
         let mut report = ScanReport::default();
         let stat = match self.stat(path) {
             Ok(stat) => stat,
             Err(error) => return self.unclear(path, error).map(|_| report),
         };
+        if stat.is_some() && self.is_ignored_path(path, stat.as_ref(), None) {
+            return Ok(report);
+        }
         let (mut present, mut unread) = (Vec::new(), Vec::new());
         if let Some(stat) = stat {
             present.push((path.clone(), stat));
@@ -116,9 +130,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     for problem in listing.problems {
                         self.problem(problem.path.as_ref(), problem.what);
                     }
-                    let dirs = listing.entries.iter().filter(|(_, stat)| stat.kind == FileKind::Dir);
+                    let mut entries = listing.entries;
+                    entries.retain(|(path, stat)| !self.is_ignored_entry(path, stat.kind == FileKind::Dir));
+                    let dirs = entries.iter().filter(|(_, stat)| stat.kind == FileKind::Dir);
                     todo.extend(dirs.map(|(path, _)| Some(path.clone())));
-                    present.extend(listing.entries);
+                    present.extend(entries);
                 }
                 Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
                 // Gone since its parent was listed: the event for that is on its way, or the next scan sees it.
@@ -150,14 +166,22 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn observe(&mut self, path: &RelPath, stat: Option<Stat>) -> Result<Observed, StoreError> {
         let entry = self.index.entry(path)?;
+        let ignored = self.is_ignored_path(path, stat.as_ref(), entry.as_ref());
         let Some(stat) = stat else {
             self.solved(path);
             return match entry {
-                Some(entry) if entry.record.kind.is_live() => self.observe_absence(entry),
-                _ => Ok(Observed::Same),
+                Some(entry) if !entry.record.kind.is_live() => Ok(Observed::Same),
+                Some(entry) if ignored => self.lose_sight(entry),
+                Some(entry) => self.observe_absence(entry),
+                None => Ok(Observed::Same),
             };
         };
-        if entry.as_ref().is_some_and(|entry| is_unchanged(entry, &stat)) || self.is_set_aside(path, &stat) {
+        let same = entry.as_ref().is_some_and(|entry| is_unchanged(entry, &stat));
+        if same
+            || ignored
+            || self.is_set_aside(path, &stat)
+            || self.is_remnant(path, entry.as_ref(), &stat)?
+        {
             return Ok(Observed::Same);
         }
         let (kind, stat) = match self.read_kind(path, &stat, entry.as_ref()) {
@@ -176,11 +200,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
                 Ok(Observed::Same)
             }
+            Some(entry) if self.is_noted(&entry, &stat) && !self.is_undoing() => {
+                self.part(path, entry, kind, &stat)
+            }
             entry if self.must_undo(entry.as_ref())? => {
                 self.undo(path, entry, &stat).map(|()| Observed::Changed)
             }
             entry => self.publish_own(path, entry, kind, stat),
         }
+    }
+
+    /// A directory that may not be, or not any more, and still stands for what is ignored in it.
+    fn is_remnant(&mut self, path: &RelPath, entry: Option<&Entry>, stat: &Stat) -> Result<bool, StoreError> {
+        let unwanted = entry.map_or(self.is_undoing(), |entry| !entry.record.kind.is_live());
+        Ok(unwanted && stat.kind == FileKind::Dir && self.holds_only_ignored(path)?)
     }
 
     /// A follower's edit is undone; except that of a version which exists nowhere else, so that nothing is left to put

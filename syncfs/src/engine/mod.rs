@@ -14,6 +14,7 @@
 mod apply;
 mod exchange;
 mod fencing;
+mod ignoring;
 mod intake;
 mod transfer;
 
@@ -98,6 +99,7 @@ pub struct Engine<D, I> {
     problems: BTreeMap<Option<RelPath>, String>,
     unsettled: BTreeSet<RelPath>,
     events: Vec<Event>,
+    rules: ignoring::Rules,
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -123,6 +125,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             problems: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             events: Vec::new(),
+            rules: ignoring::Rules::default(),
         };
         engine.stale = engine.stale_entries()?.len() as u64;
         Ok(engine)
@@ -141,12 +144,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
             Input::Received { session, message } => self.received(session, message)?,
             Input::Closed { session } => self.close(session),
-            Input::Touched(paths) => {
-                self.disk.check_root()?;
-                for path in paths {
-                    self.scan_path(&path)?;
-                }
-            }
+            Input::Touched(paths) => self.touched(&paths)?,
             Input::Tick => {
                 self.end_silent_sessions();
                 self.try_again();
@@ -250,7 +248,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn problems(&self) -> Vec<Problem> {
         let problem =
             |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
-        self.problems.iter().map(problem).collect()
+        self.problems.iter().map(problem).chain(self.misfits()).collect()
     }
 
     /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.

@@ -285,6 +285,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(true);
         }
         let entry = self.index.entry(&key.0)?.filter(|entry| !entry.stale);
+        if self.is_ignored(record, entry.as_ref()) {
+            return Ok(false);
+        }
         let same =
             entry.as_ref().is_some_and(|entry| entry.record.kind == record.kind && entry.seen.is_some());
         Ok(match reconcile(entry.as_ref().map(|entry| &entry.record), record) {
