@@ -5,7 +5,7 @@ use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
-use syncfs::{ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
+use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
 
 use crate::Seed;
 use crate::input::Input;
@@ -172,7 +172,7 @@ pub fn message_seeds() -> Vec<Seed> {
         ("records", full),
         ("ack", encode(&Message::Ack { round: 1, durable: 9, taken: 9 })),
         ("want", encode(&Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")]))),
-        ("chunk", encode(&Message::Chunk { hash: ContentHash::of(b"abc"), bytes: b"abc".to_vec() })),
+        ("chunks", encode(&Message::Chunks(vec![Blob::new(b"abc".to_vec()), Blob::new(b"d".to_vec())]))),
         ("bye", encode(&Message::Bye("the folder is being closed".to_owned()))),
         ("token", token.to_string().into()),
         ("device", device.to_string().into()),

@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use syncfs::RelPath;
 use syncfs::chunk::content_of;
 use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat};
 use syncfs::record::Chunk;
+use syncfs::{Blob, RelPath};
 
 /// The disk that an engine works on; a clone is the same disk, for the person who edits files on it.
 #[derive(Clone, Debug, Default)]
@@ -153,16 +153,11 @@ impl Disk for MemoryDisk {
         }
     }
 
-    fn read_chunk(
-        &mut self,
-        path: &RelPath,
-        offset: u64,
-        chunk: &Chunk,
-    ) -> Result<Option<Vec<u8>>, DiskError> {
+    fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
         let folder = &mut *self.0.borrow_mut();
         let Some(Body::File(bytes)) = folder.tree.get(path).map(|node| &node.body) else { return Ok(None) };
         let found = slice(bytes, offset, chunk.length);
-        Ok(found.filter(|bytes| syncfs::disk::is_intact(bytes, &chunk.hash)))
+        Ok(found.and_then(|bytes| Blob::named(bytes, &chunk.hash)))
     }
 
     fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {

@@ -9,7 +9,7 @@ use syncfs::fence::Fence;
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
-use syncfs::{ContentHash, DeviceId, IndexId, RelPath, Role};
+use syncfs::{Blob, ContentHash, DeviceId, IndexId, RelPath, Role};
 
 use crate::Seed;
 use crate::input::Input;
@@ -201,15 +201,15 @@ impl World {
         Record { path, kind, version, by, epoch: u64::from(input.byte() % 3) }
     }
 
-    /// A chunk: one that was asked for, or not, or other bytes than its hash says.
+    /// A chunk: one that was asked for, or not.
     fn give(&mut self, how: u8) {
         let known = |hash: ContentHash| CHUNKS.iter().find(|chunk| is_intact(chunk, &hash));
-        let (hash, bytes) = match (how % 8, self.wanted.pop()) {
-            (0, wanted) => (wanted.unwrap_or(ContentHash::of(b"")), b"forged".to_vec()),
-            (_, Some(hash)) => (hash, known(hash).map_or_else(Vec::new, |chunk| chunk.to_vec())),
-            (_, None) => (ContentHash::of(CHUNKS[0]), CHUNKS[0].to_vec()),
+        let bytes = match (how % 8, self.wanted.pop()) {
+            (0, _) => b"forged".to_vec(),
+            (_, Some(hash)) => known(hash).map_or_else(|| b"?".to_vec(), |chunk| chunk.to_vec()),
+            (_, None) => CHUNKS[0].to_vec(),
         };
-        self.say(Message::Chunk { hash, bytes });
+        self.say(Message::Chunks(vec![Blob::new(bytes)]));
     }
 
     /// A person writes a file. Either the replica is told, or what was offered before is applied over its head; the edit

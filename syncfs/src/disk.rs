@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use crate::hash::ContentHash;
+use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
 use crate::record::{Chunk, Content};
 use crate::status::Problem;
@@ -144,16 +144,11 @@ pub trait Disk {
     fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError>;
 
     /// Reads a chunk back from where it was when the content of `path` was read. `None` if those bytes are not there
-    /// any more; what is returned has been checked against the chunk's hash.
+    /// any more.
     ///
     /// # Errors
     /// Anything but absence.
-    fn read_chunk(
-        &mut self,
-        path: &RelPath,
-        offset: u64,
-        chunk: &Chunk,
-    ) -> Result<Option<Vec<u8>>, DiskError>;
+    fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError>;
 
     /// Reads from the stage of `path`, if it has that many bytes there.
     ///

@@ -1,4 +1,4 @@
-//! `ContentHash`: the name of a chunk and of a whole content. BLAKE3, 32 bytes.
+//! [`ContentHash`]: the name of a chunk and of a whole content, BLAKE3, 32 bytes. [`Blob`]: bytes under their true name.
 
 use std::fmt;
 
@@ -35,5 +35,45 @@ impl fmt::Display for ContentHash {
 impl fmt::Debug for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The bytes of a chunk, together with their hash, which only hashing them can have given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Blob {
+    hash: ContentHash,
+    bytes: Vec<u8>,
+}
+
+impl Blob {
+    /// Hashes `bytes`.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { hash: ContentHash::of(&bytes), bytes }
+    }
+
+    /// `bytes`, if they are what `hash` names.
+    #[must_use]
+    pub fn named(bytes: Vec<u8>, hash: &ContentHash) -> Option<Self> {
+        let blob = Self::new(bytes);
+        (blob.hash == *hash).then_some(blob)
+    }
+
+    /// Their hash.
+    #[must_use]
+    pub const fn hash(&self) -> &ContentHash {
+        &self.hash
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ({} bytes)", self.hash, self.bytes.len())
     }
 }

@@ -42,7 +42,7 @@
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone) |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone) |
 //! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream`, `identity` and `tls` |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
@@ -80,8 +80,8 @@
 //! # Threats
 //!
 //! * The stream is trusted to be who it is: authenticate it, by a mesh or with the `tls` of this crate. A peer may read and write the whole folder, and
-//!   nothing else: paths are resolved beneath the root through real directories only, hashes are checked before
-//!   bytes enter a stage and again before they become visible, every list and queue is bounded. A peer that breaks the
+//!   nothing else: paths are resolved beneath the root through real directories only, no byte enters a
+//!   stage, or is found in one, without its hash being checked, every list and queue is bounded. A peer that breaks the
 //!   protocol loses its session, with a named reason; folder and other sessions go on.
 //! * Peers can send set-uid bits and symlinks to anywhere (which are never followed here). Owners and xattrs are not
 //!   replicated yet.
@@ -128,7 +128,7 @@ pub use error::{
     FenceError, FlushError, Lag, OpenError, QueryError, ScanError, StoreError, SyncError, Violation,
     WaitError,
 };
-pub use hash::ContentHash;
+pub use hash::{Blob, ContentHash};
 pub use path::{PathError, RelPath};
 pub use status::{Conflict, Event, PeerStatus, Problem, Role, ScanReport, Status, Summary};
 pub use token::Token;

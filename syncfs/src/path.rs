@@ -2,6 +2,7 @@
 //! folder, cannot name its state directory, and has a bounded length and depth.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -14,9 +15,9 @@ pub const PATH_DEPTH_MAX: usize = 128;
 /// The name that is reserved for replica state at every depth.
 pub const STATE_DIR: &[u8] = b".syncfs";
 
-/// A path inside the folder: names of arbitrary bytes joined by `/`, never absolute, never with `.` or `..`.
+/// A path inside the folder: names of arbitrary bytes joined by `/`, never absolute, never with `.` or `..`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelPath(Box<[u8]>);
+pub struct RelPath(Arc<[u8]>);
 
 /// Why some bytes are not a [`RelPath`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::device::DeviceId;
 use crate::hash::ContentHash;
@@ -111,34 +112,38 @@ pub struct Chunk {
     pub length: u32,
 }
 
-/// A file's content: its chunks in order. An empty file has none.
+/// A file's content: its chunks in order. An empty file has none. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Content(Vec<Chunk>);
+pub struct Content {
+    chunks: Arc<[Chunk]>,
+    size: u64,
+}
 
 impl Content {
     /// Takes a list of chunks.
     #[must_use]
     pub fn new(chunks: Vec<Chunk>) -> Self {
-        Self(chunks)
+        let size = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
+        Self { chunks: chunks.into(), size }
     }
 
     /// The chunks in order.
     #[must_use]
     pub fn chunks(&self) -> &[Chunk] {
-        &self.0
+        &self.chunks
     }
 
     /// Total length in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.0.iter().map(|chunk| u64::from(chunk.length)).sum()
+        self.size
     }
 
     /// Names the content: BLAKE3 over hash and length of every chunk.
     #[must_use]
     pub fn root(&self) -> ContentHash {
         let mut hasher = blake3::Hasher::new();
-        for chunk in &self.0 {
+        for chunk in &*self.chunks {
             hasher.update(chunk.hash.as_bytes()).update(&chunk.length.to_le_bytes());
         }
         ContentHash::from_bytes(*hasher.finalize().as_bytes())
@@ -146,7 +151,7 @@ impl Content {
 
     /// Every chunk with its offset in the file.
     pub fn placed(&self) -> impl Iterator<Item = (u64, Chunk)> {
-        self.0.iter().scan(0, |offset, chunk| {
+        self.chunks.iter().scan(0, |offset, chunk| {
             let at = *offset;
             *offset += u64::from(chunk.length);
             Some((at, *chunk))

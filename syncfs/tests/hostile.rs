@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
-use syncfs::{Config, ContentHash, DeviceId, Folder, IndexId, RelPath, SyncError, Violation};
+use syncfs::{Blob, Config, ContentHash, DeviceId, Folder, IndexId, RelPath, SyncError, Violation};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
@@ -126,8 +126,8 @@ async fn bytes_that_do_not_match_their_hash_never_land() {
     let (mut attack, round) = Attack::greeted(&folder).await;
     attack.send(&offer(round, "precious", b"true bytes")).await;
     loop {
-        if let Message::Want(hashes) = attack.receive().await {
-            attack.send(&Message::Chunk { hash: hashes[0], bytes: b"evil bytes".to_vec() }).await;
+        if let Message::Want(_) = attack.receive().await {
+            attack.send(&Message::Chunks(vec![Blob::new(b"evil bytes".to_vec())])).await;
             break;
         }
     }
@@ -229,8 +229,8 @@ async fn a_symlink_does_not_lead_a_write_out_of_the_folder() {
     let (mut attack, round) = Attack::greeted(&folder).await;
     attack.send(&offer(round, "way-out/evil", b"payload")).await;
     loop {
-        if let Message::Want(hashes) = attack.receive().await {
-            attack.send(&Message::Chunk { hash: hashes[0], bytes: b"payload".to_vec() }).await;
+        if let Message::Want(_) = attack.receive().await {
+            attack.send(&Message::Chunks(vec![Blob::new(b"payload".to_vec())])).await;
             break;
         }
     }
@@ -256,7 +256,7 @@ async fn a_chunk_that_the_peer_could_not_read_is_asked_for_again() {
             refusals -= 1;
             peer.send(&Message::Gone(hashes[0])).await;
         } else {
-            peer.send(&Message::Chunk { hash: hashes[0], bytes: b"there after all".to_vec() }).await;
+            peer.send(&Message::Chunks(vec![Blob::new(b"there after all".to_vec())])).await;
             while !matches!(peer.receive().await, Message::Ack { durable: 1, .. }) {}
         }
     }

@@ -9,9 +9,10 @@ use syncfs::chunk::CHUNK_BYTES_MAX;
 use syncfs::fence::{FENCES_MAX, Fence};
 use syncfs::record::{Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
 use syncfs::wire::{
-    DecodeError, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX, decode, encode,
+    CHUNKS_MAX, DecodeError, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX, decode,
+    encode,
 };
-use syncfs::{ContentHash, DeviceId, FolderId, IndexId, PathError, RelPath};
+use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, PathError, RelPath};
 
 fn device(id: u8) -> DeviceId {
     DeviceId::from_bytes([id; 32])
@@ -59,7 +60,7 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("records", Message::Records { round: 1, records, through: 20, knowledge, complete: true }),
         ("ack", Message::Ack { round: 1, durable: 12, taken: 20 }),
         ("want", Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")])),
-        ("chunk", Message::Chunk { hash: ContentHash::of(b"chunk"), bytes: b"chunk".to_vec() }),
+        ("chunks", Message::Chunks(vec![Blob::new(b"chunk".to_vec()), Blob::new(b"2".to_vec())])),
         ("gone", Message::Gone(ContentHash::of(b"a"))),
         ("refused", Message::Refused { path: RelPath::new("dir/name").unwrap(), epoch: 3 }),
         ("ping", Message::Ping),
@@ -104,8 +105,12 @@ fn limits_hold_exactly_at_the_limit() {
     let hash = ContentHash::of(b"x");
     ok(&Message::Want(vec![hash; WANT_MAX]));
     excess(&Message::Want(vec![hash; WANT_MAX + 1]));
-    ok(&Message::Chunk { hash, bytes: vec![0; CHUNK_BYTES_MAX] });
-    excess(&Message::Chunk { hash, bytes: vec![0; CHUNK_BYTES_MAX + 1] });
+    ok(&Message::Chunks(vec![Blob::new(vec![0; CHUNK_BYTES_MAX])]));
+    excess(&Message::Chunks(vec![Blob::new(vec![0; CHUNK_BYTES_MAX + 1])]));
+    ok(&Message::Chunks(vec![Blob::new(vec![0]); CHUNKS_MAX]));
+    excess(&Message::Chunks(vec![Blob::new(vec![0]); CHUNKS_MAX + 1]));
+    let empty = Message::Chunks(vec![Blob::new(Vec::new())]);
+    assert_eq!(decode(&[&encode(&empty)[..], b"x"].concat()), Err(DecodeError::Invalid("chunk")));
     let records = |count: usize| Message::Records {
         round: 0,
         records: vec![Numbered { sequence: 1, record: record(Kind::Deleted) }; count],

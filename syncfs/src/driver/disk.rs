@@ -19,7 +19,8 @@ use super::database::{self, Databases, Opened, QUIET, Source};
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
 use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
-use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat, is_intact};
+use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat};
+use crate::hash::Blob;
 use crate::path::{RelPath, STATE_DIR};
 use crate::record::{Chunk, Content};
 use crate::status::Problem;
@@ -277,16 +278,11 @@ impl Disk for RealDisk {
         }
     }
 
-    fn read_chunk(
-        &mut self,
-        path: &RelPath,
-        offset: u64,
-        chunk: &Chunk,
-    ) -> Result<Option<Vec<u8>>, DiskError> {
+    fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
         let intact = |file: &File| {
             let mut bytes = vec![0; chunk.length as usize];
-            let read = file.read_exact_at(&mut bytes, offset).is_ok();
-            (read && is_intact(&bytes, &chunk.hash)).then_some(bytes)
+            file.read_exact_at(&mut bytes, offset).ok()?;
+            Blob::named(bytes, &chunk.hash)
         };
         if self.cuts.contains(&stage_name(path)) {
             for suffix in [".db", ".old"] {

@@ -14,8 +14,8 @@ use crate::reconcile::{Decision, conflict_path, reconcile};
 use crate::record::{Kind, Record};
 use crate::status::Event;
 
-use super::transfer::Stage;
-use super::{Engine, OWN, SessionId};
+use super::pending::{Key, Stage};
+use super::{Engine, OWN};
 
 /// What became of one version.
 pub(super) enum Outcome {
@@ -41,7 +41,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn settle_once(&mut self) -> Result<bool, StoreError> {
-        let mut ready = self.ready();
+        let ready = self.ready();
         let mut progress = false;
         if !ready.is_empty() {
             self.disk.check_root()?;
@@ -49,9 +49,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 ready.iter().filter(|key| self.is_staged(key)).map(|(path, _)| path.clone()).collect();
             self.disk.stage_sync(&staged)?;
             // Directories before their entries; then deletions, entries before their directories.
-            ready.sort_unstable();
-            let (deletions, rest): (Vec<_>, Vec<_>) =
-                ready.into_iter().partition(|key| !self.pending[key].record.kind.is_live());
+            let is_deletion =
+                |key: &Key| self.pending.get(key).is_some_and(|pending| !pending.record.kind.is_live());
+            let (deletions, rest): (Vec<_>, Vec<_>) = ready.into_iter().partition(is_deletion);
             let mut done = Vec::new();
             for key in rest.into_iter().chain(deletions.into_iter().rev()) {
                 self.settle_one(key, &mut done)?;
@@ -68,28 +68,23 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(progress)
     }
 
-    /// Versions that can be applied now. A deferred one can once its peer has told everything.
-    fn ready(&self) -> Vec<(RelPath, SessionId)> {
-        let complete =
-            |session: &SessionId| self.sessions.get(session).is_some_and(|session| session.is_complete());
-        let ready = self.pending.iter().filter(|((_, session), pending)| match pending.stage {
-            Stage::Ready { .. } => true,
-            Stage::Deferred { .. } => complete(session),
-            _ => false,
-        });
-        ready.map(|(key, _)| key.clone()).collect()
+    /// Versions that can be applied now, in the order of their paths. A deferred one can once its peer has told
+    /// everything.
+    fn ready(&self) -> Vec<Key> {
+        let mut ready: Vec<_> = self.pending.ready().cloned().collect();
+        let complete = self.sessions.iter().filter(|(_, session)| session.is_complete());
+        ready.extend(complete.flat_map(|(id, _)| self.pending.deferred(*id)));
+        ready.sort_unstable();
+        ready
     }
 
-    fn is_staged(&self, key: &(RelPath, SessionId)) -> bool {
-        matches!(self.pending[key].stage, Stage::Ready { staged: true } | Stage::Deferred { staged: true })
+    fn is_staged(&self, key: &Key) -> bool {
+        let stage = self.pending.get(key).map(|pending| &pending.stage);
+        matches!(stage, Some(Stage::Ready { staged: true } | Stage::Deferred { staged: true }))
     }
 
-    fn settle_one(
-        &mut self,
-        key: (RelPath, SessionId),
-        done: &mut Vec<(RelPath, SessionId)>,
-    ) -> Result<(), StoreError> {
-        let pending = &self.pending[&key];
+    fn settle_one(&mut self, key: Key, done: &mut Vec<Key>) -> Result<(), StoreError> {
+        let Some(pending) = self.pending.get(&key) else { return Ok(()) };
         let (record, sequence) = (pending.record.clone(), pending.sequence);
         if key.1 != OWN && !self.meta.fences.admit(&record) {
             self.pending.remove(&key);
@@ -102,21 +97,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
             OWN => self.restore_one(&key, record),
             _ => self.apply_one(&key, record, staged, last),
         };
-        let pending = self.pending.get_mut(&key);
         match outcome {
             Ok(Outcome::Done) => {
                 self.solved(&key.0);
                 self.pending.remove(&key);
                 done.push(key);
             }
-            Ok(Outcome::Defer) => {
-                pending.into_iter().for_each(|pending| pending.stage = Stage::Deferred { staged })
-            }
+            Ok(Outcome::Defer) => self.pending.set_stage(&key, Stage::Deferred { staged }),
             Ok(Outcome::Again) | Err(StoreError::Disk(DiskError::Changed | DiskError::Taken)) => {
-                pending.into_iter().for_each(|pending| pending.restart());
+                self.pending.restart(&key);
             }
             Ok(Outcome::Stuck(why)) => {
-                pending.into_iter().for_each(|pending| pending.stage = Stage::Deferred { staged });
+                self.pending.set_stage(&key, Stage::Deferred { staged });
                 self.problem(Some(&key.0), why);
             }
             Err(
@@ -125,7 +117,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 return Err(error);
             }
             Err(error) => {
-                pending.into_iter().for_each(|pending| pending.stage = Stage::Gone);
+                self.pending.set_stage(&key, Stage::Gone);
                 self.problem(Some(&key.0), format!("cannot apply a peer's version: {error}"));
             }
         }
@@ -135,7 +127,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Applies a peer's version to what stands here now.
     fn apply_one(
         &mut self,
-        key: &(RelPath, SessionId),
+        key: &Key,
         record: Record,
         staged: bool,
         last: bool,
@@ -334,7 +326,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Puts a replicated version back where an edit of a follower, or nothing, stands.
-    fn restore_one(&mut self, key: &(RelPath, SessionId), record: Record) -> Result<Outcome, StoreError> {
+    fn restore_one(&mut self, key: &Key, record: Record) -> Result<Outcome, StoreError> {
         let Some(mut entry) = self.index.entry(&key.0)? else { return Ok(Outcome::Done) };
         if entry.record != record || entry.seen.is_some() {
             return Ok(Outcome::Done);

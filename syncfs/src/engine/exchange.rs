@@ -21,13 +21,18 @@ use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::{Event, Summary};
-use crate::wire::{Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX};
+use crate::wire::{Message, Numbered, RECORDS_MAX, VERSION};
 
-use super::transfer::{Pending, Wants};
+use super::pending::Pending;
+use super::transfer::Wants;
 use super::{Engine, SessionId};
 
 /// Batches in flight to one peer.
 pub const BATCHES_MAX: usize = 4;
+/// Chunks that one side of a stream may have asked for and not yet received.
+pub const ASKED_MAX: usize = 2048;
+/// Size at which a message of chunks is full, in bytes; its last chunk may exceed it.
+pub const PACK_BYTES: usize = 256 << 10;
 /// Encoded size at which a batch is cut, in bytes; one record may exceed it.
 pub const BATCH_BYTES: usize = 1 << 20;
 /// Versions under way from one peer at which it is asked to pause.
@@ -141,11 +146,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Message::Ack { round, durable, taken } => self.ack(id, round, durable, taken)?,
             Message::Want(hashes) => {
                 session.serve.extend(hashes);
-                if session.serve.len() > WANT_MAX * 4 {
+                if session.serve.len() > ASKED_MAX {
                     session.fail(Violation::Excess("chunks asked for at once"));
                 }
             }
-            Message::Chunk { hash, bytes } => self.chunk_arrived(id, hash, &bytes)?,
+            Message::Chunks(blobs) => blobs.iter().try_for_each(|blob| self.chunk_arrived(id, blob))?,
             Message::Gone(hash) => self.chunk_gone(id, hash),
             Message::Refused { path, .. } => self.event(Event::Refused(path)),
             Message::Ping => {}
@@ -322,7 +327,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let key = (record.path.clone(), id);
         let first = self.pending.get(&key).map_or(sequence, |pending| pending.sequence);
-        self.pending.insert(key, Pending::new(record, first));
+        self.pending.insert(id, Pending::new(record, first));
         Ok(())
     }
 
@@ -378,11 +383,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn advance(&mut self) -> Result<(), StoreError> {
         let ids: Vec<_> = self.sessions.keys().copied().collect();
         for id in ids {
-            let mine = self.pending.iter().filter(|((_, from), _)| *from == id);
-            let (count, first) = mine
-                .fold((0, u64::MAX), |(count, first), (_, pending)| (count + 1, first.min(pending.sequence)));
+            let first = self.pending.first_sequence(id).unwrap_or(u64::MAX);
             let session = self.sessions.get_mut(&id).expect("the key was just listed");
-            if count > WAITING_MAX {
+            if self.pending.count(id) > WAITING_MAX {
                 session.fail(Violation::Excess("versions that wait for something that does not come"));
             }
             let (Some(peer), Some(index)) = (session.peer, session.inn.index) else { continue };

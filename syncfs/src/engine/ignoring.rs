@@ -86,7 +86,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let reading = self.disk.read(path, stat)?;
         let mut text = Vec::new();
         for (offset, chunk) in reading.content.placed() {
-            text.extend(self.disk.read_chunk(path, offset, &chunk)?.ok_or(DiskError::Changed)?);
+            text.extend(self.disk.read_chunk(path, offset, &chunk)?.ok_or(DiskError::Changed)?.bytes());
         }
         Ok((text, Some(reading.stat)))
     }
@@ -181,7 +181,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             && entry.record.kind.is_live()
             && !entry.stale
             && stat.kind != FileKind::Dir
-            && !self.pending.contains_key(&key)
+            && self.pending.get(&key).is_none()
     }
 
     /// Whether a directory has entries, and nothing in it but what is ignored.

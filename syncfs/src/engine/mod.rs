@@ -16,6 +16,7 @@ mod exchange;
 mod fencing;
 mod ignoring;
 mod intake;
+mod pending;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,9 +34,11 @@ use crate::token::Token;
 use crate::wire::Message;
 
 use exchange::Session;
-use transfer::Pending;
+use pending::Table;
 
-pub use exchange::{BATCH_BYTES, BATCHES_MAX, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX};
+pub use exchange::{
+    ASKED_MAX, BATCH_BYTES, BATCHES_MAX, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX,
+};
 pub use transfer::{TRY_AGAIN_MS, WINDOW_BYTES, WORK_BYTES};
 
 /// Names one stream within one run of an engine. The caller never uses one twice.
@@ -86,7 +89,7 @@ pub struct Engine<D, I> {
     meta: Meta,
     now_ms: u64,
     sessions: BTreeMap<SessionId, Session>,
-    pending: BTreeMap<(RelPath, SessionId), Pending>,
+    pending: Table,
     stale: u64,
     /// When versions that could not be had were last tried again.
     tried_again_ms: u64,
@@ -115,7 +118,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             meta,
             now_ms: 0,
             sessions: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            pending: Table::default(),
             stale: 0,
             tried_again_ms: 0,
             refused: 0,

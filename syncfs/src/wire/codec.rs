@@ -3,11 +3,11 @@
 
 use thiserror::Error;
 
-use super::{BYE_BYTES_MAX, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, WANT_MAX};
+use super::{BYE_BYTES_MAX, CHUNKS_MAX, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, WANT_MAX};
 use crate::chunk::CHUNK_BYTES_MAX;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::{FENCES_MAX, Fence};
-use crate::hash::ContentHash;
+use crate::hash::{Blob, ContentHash};
 use crate::path::{PATH_BYTES_MAX, PathError, RelPath};
 use crate::record::{
     Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, TARGET_BYTES_MAX, VECTOR_DEVICES_MAX, VersionVector,
@@ -90,10 +90,11 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.count(hashes.len());
             hashes.iter().for_each(|hash| out.0.extend_from_slice(hash.as_bytes()));
         }
-        Message::Chunk { hash, bytes } => {
+        Message::Chunks(blobs) => {
+            out.0.reserve(5 + blobs.iter().map(|blob| 4 + blob.bytes().len()).sum::<usize>());
             out.byte(7);
-            out.0.extend_from_slice(hash.as_bytes());
-            out.bytes(bytes);
+            out.count(blobs.len());
+            blobs.iter().for_each(|blob| out.bytes(blob.bytes()));
         }
         Message::Gone(hash) => {
             out.byte(8);
@@ -140,7 +141,10 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             let count = input.count(WANT_MAX, 32, "want list")?;
             Message::Want((0..count).map(|_| input.hash()).collect::<Result<_, _>>()?)
         }
-        7 => Message::Chunk { hash: input.hash()?, bytes: input.bytes(CHUNK_BYTES_MAX, "chunk")?.to_vec() },
+        7 => {
+            let count = input.count(CHUNKS_MAX, 5, "chunk list")?;
+            Message::Chunks((0..count).map(|_| input.blob()).collect::<Result<_, _>>()?)
+        }
         8 => Message::Gone(input.hash()?),
         9 => Message::Refused { path: input.path()?, epoch: input.word()? },
         10 => Message::Ping,
@@ -301,6 +305,13 @@ impl<'a> Reader<'a> {
 
     fn hash(&mut self) -> Result<ContentHash, DecodeError> {
         Ok(ContentHash::from_bytes(self.array()?))
+    }
+
+    fn blob(&mut self) -> Result<Blob, DecodeError> {
+        match self.bytes(CHUNK_BYTES_MAX, "chunk")? {
+            [] => Err(DecodeError::Invalid("chunk")),
+            bytes => Ok(Blob::new(bytes.to_vec())),
+        }
     }
 
     /// A count of items of at least `least` bytes each.

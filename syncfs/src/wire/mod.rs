@@ -12,18 +12,20 @@ pub(crate) use codec::{decode_record, decode_vector, encode_record, encode_vecto
 
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::Fence;
-use crate::hash::ContentHash;
+use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
 use crate::record::{Record, VersionVector};
 
 /// The version of this message set.
 pub const VERSION: u16 = 1;
 /// The largest message, in bytes, without the length before it.
-pub const FRAME_BYTES_MAX: usize = (4 << 20) + (64 << 10);
+pub const FRAME_BYTES_MAX: usize = (4 << 20) + (512 << 10);
 /// Most records in one [`Message::Records`].
 pub const RECORDS_MAX: usize = 512;
 /// Most hashes in one [`Message::Want`].
-pub const WANT_MAX: usize = 128;
+pub const WANT_MAX: usize = 512;
+/// Most chunks in one [`Message::Chunks`].
+pub const CHUNKS_MAX: usize = 512;
 /// Longest text in [`Message::Bye`], in bytes.
 pub const BYE_BYTES_MAX: usize = 512;
 
@@ -95,13 +97,8 @@ pub enum Message {
     },
     /// Send me these chunks.
     Want(Vec<ContentHash>),
-    /// A chunk.
-    Chunk {
-        /// Its name.
-        hash: ContentHash,
-        /// Its bytes.
-        bytes: Vec<u8>,
-    },
+    /// Chunks that were wanted. Their names are not sent: whoever decodes them hashes them.
+    Chunks(Vec<Blob>),
     /// I do not have this chunk any more; a newer record will follow.
     Gone(ContentHash),
     /// Your record is of a stale epoch; I will not take it.

@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use syncfs::chunk::content_of;
 use syncfs::device::DeviceId;
-use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat, is_intact};
+use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat};
 use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
 use syncfs::record::Chunk;
-use syncfs::{Conflict, ContentHash, RelPath};
+use syncfs::{Blob, Conflict, ContentHash, RelPath};
 
 use crate::rng::Rng;
 
@@ -280,18 +280,13 @@ impl Disk for SimDisk {
         Ok(Reading { content, stat: *stat, mtime_ns: stat.mtime_ns, cut: false })
     }
 
-    fn read_chunk(
-        &mut self,
-        path: &RelPath,
-        offset: u64,
-        chunk: &Chunk,
-    ) -> Result<Option<Vec<u8>>, DiskError> {
+    fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
         let store = self.0.borrow();
         store.alive()?;
         let Some(ino) = store.names.get(&Store::tree(path)) else { return Ok(None) };
         let from = offset as usize;
         let bytes = store.inodes[ino].data.get(from..from + chunk.length as usize);
-        Ok(bytes.filter(|bytes| is_intact(bytes, &chunk.hash)).map(<[u8]>::to_vec))
+        Ok(bytes.and_then(|bytes| Blob::named(bytes.to_vec(), &chunk.hash)))
     }
 
     fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {

@@ -2,13 +2,13 @@
 
 use crate::disk::{Disk, DiskError};
 use crate::error::StoreError;
-use crate::hash::ContentHash;
+use crate::hash::{Blob, ContentHash};
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::{Chunk, VersionVector};
-use crate::wire::{BYE_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION};
+use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Numbered, RECORDS_MAX, VERSION};
 
-use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PENDING_MAX, PING_AFTER_MS, SessionId};
+use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId};
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// The next message for a session's stream. Ask again until there is none, whenever the stream can take one.
@@ -54,8 +54,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if let Some(want) = session.wants.poll() {
             return Ok(Some(want));
         }
-        if let Some(hash) = session.serve.pop_front() {
-            return self.serve(&hash).map(Some);
+        if !session.serve.is_empty() {
+            return self.serve(id).map(Some);
         }
         if let Some(batch) = self.next_batch(id)? {
             return Ok(Some(batch));
@@ -66,8 +66,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn next_ack(&mut self, id: SessionId) -> Option<Message> {
-        let weighty = self.pending.iter().filter(|((_, from), pending)| *from == id && pending.is_weighty());
-        let roomy = weighty.take(PENDING_MAX).count() < PENDING_MAX;
+        let roomy = self.pending.weighty(id) < PENDING_MAX;
         let session = self.sessions.get_mut(&id)?;
         let inn = &mut session.inn;
         if roomy {
@@ -123,21 +122,42 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(Some(Message::Records { round, records, through, knowledge, complete }))
     }
 
-    /// Reads a chunk for a peer. If it is not where the index says, that file has changed: it is looked at again, and
-    /// its newer version will reach the peer; or it says the same as before (a database whose log was folded in), and
-    /// the chunk is there after all.
-    fn serve(&mut self, hash: &ContentHash) -> Result<Message, StoreError> {
+    /// The next chunks for a peer, as many as fit one message, or that the first of them is not to be had.
+    fn serve(&mut self, id: SessionId) -> Result<Message, StoreError> {
+        let (mut blobs, mut bytes) = (Vec::new(), 0);
+        while bytes < PACK_BYTES && blobs.len() < CHUNKS_MAX {
+            let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+            let Some(hash) = session.serve.pop_front() else { break };
+            match self.find(&hash)? {
+                Some(blob) => {
+                    bytes += blob.bytes().len();
+                    blobs.push(blob);
+                }
+                None if blobs.is_empty() => return Ok(Message::Gone(hash)),
+                None => {
+                    let session = self.sessions.get_mut(&id).expect("the session was found above");
+                    session.control.push_back(Message::Gone(hash));
+                }
+            }
+        }
+        Ok(Message::Chunks(blobs))
+    }
+
+    /// Reads a chunk. If it is not where the index says, that file has changed: it is looked at again, and its newer
+    /// version will reach the peer; or it says the same as before (a database whose log was folded in), and the chunk is
+    /// there after all.
+    fn find(&mut self, hash: &ContentHash) -> Result<Option<Blob>, StoreError> {
         for _ in 0..2 {
             for place in self.index.locate(hash)? {
                 let chunk = Chunk { hash: *hash, length: place.length };
                 match self.disk.read_chunk(&place.path, place.offset, &chunk) {
-                    Ok(Some(bytes)) => return Ok(Message::Chunk { hash: *hash, bytes }),
+                    Ok(Some(blob)) => return Ok(Some(blob)),
                     Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
                     _ => self.look_again(&place.path)?,
                 }
             }
         }
-        Ok(Message::Gone(*hash))
+        Ok(None)
     }
 
     fn look_again(&mut self, path: &RelPath) -> Result<(), StoreError> {
