@@ -13,6 +13,20 @@ pub const WHOLE_BYTES_MAX: u64 = 64 << 10;
 /// How a SQLite database begins.
 pub const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
+/// The size of a database's chunks in bytes: about a thousand of them, so that the list which every cut sends stays short
+/// (36 KB), and at least 16 KiB.
+#[must_use]
+pub const fn database_chunk_bytes(size: u64) -> u64 {
+    let even = size.div_ceil(1024).next_power_of_two();
+    if even < 16 << 10 {
+        16 << 10
+    } else if even > CHUNK_BYTES_MAX as u64 {
+        CHUNK_BYTES_MAX as u64
+    } else {
+        even
+    }
+}
+
 /// How to cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cutting {
@@ -31,11 +45,7 @@ impl Cutting {
     pub fn choose(size: u64, head: &[u8]) -> Self {
         let mebibyte = 1 << 20;
         if head.starts_with(SQLITE_MAGIC) {
-            return match size / mebibyte {
-                0..32 => Self::Fixed(16 << 10),
-                32..1024 => Self::Fixed(64 << 10),
-                _ => Self::Fixed(1 << 20),
-            };
+            return Self::Fixed(database_chunk_bytes(size) as usize);
         }
         match size {
             0..=WHOLE_BYTES_MAX => Self::Whole,

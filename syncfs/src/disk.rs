@@ -64,6 +64,15 @@ pub struct Reading {
     pub cut: bool,
 }
 
+/// Bytes at a place of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where they begin in the chunk.
+    pub offset: u32,
+    /// The bytes, never none.
+    pub bytes: Vec<u8>,
+}
+
 /// Where an entry is kept when it must leave its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -149,6 +158,21 @@ pub trait Disk {
     /// # Errors
     /// Anything but absence.
     fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError>;
+
+    /// What changed in a chunk of `path` since it had the hash `basis`, if that is still known. Whoever applies the runs,
+    /// in order, to the bytes of the basis, at the chunk's length, has the chunk. Nothing is known by default.
+    ///
+    /// # Errors
+    /// Anything but absence.
+    fn patch(
+        &mut self,
+        _path: &RelPath,
+        _offset: u64,
+        _chunk: &Chunk,
+        _basis: &ContentHash,
+    ) -> Result<Option<Vec<Run>>, DiskError> {
+        Ok(None)
+    }
 
     /// Reads from the stage of `path`, if it has that many bytes there.
     ///

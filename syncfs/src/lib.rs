@@ -36,6 +36,7 @@
 //! |---|---|
 //! | [`path`], [`hash`], [`device`] | the nouns: a path that cannot leave the folder, a chunk's name, who is who |
 //! | [`record`] | a version of a path; version vectors |
+//! | [`sqlite`] | SQLite's file formats: the write-ahead log, which blocks of an image changed |
 //! | [`chunk`] | how contents are cut: whole, by content (FastCDC), in blocks (SQLite) |
 //! | [`reconcile`] | the decision between two versions of one path, and conflict names |
 //! | [`ignore`] | which paths are left alone: gitignore rules |
@@ -43,7 +44,7 @@
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone) |
-//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream`, `identity` and `tls` |
+//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream`, `identity` and `tls` |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
 //! index, reads and chunks it, and puts a record under the next sequence; `exchange` sends the record to each peer
@@ -66,8 +67,8 @@
 //! * **Counters are unique.** A device writes each version under its folder-wide sequence, so equal vectors mean equal
 //!   contents. What a replica knows of others is one counter per device; it grows only when a peer has told *everything*
 //!   up to it, which is what makes barriers true.
-//! * **A database shows only committed prefixes**, and its application never gets `SQLITE_BUSY` from here; the module
-//!   `driver::database` says how. A cut and its transfer list cost O(size), the transfer only what changed.
+//! * **A database shows only committed prefixes**, and its application cannot notice that it is read; the module
+//!   `driver::database` says how. In WAL mode a cut costs what changed; otherwise it reads the database once.
 //!
 //! # Leases
 //!
@@ -113,6 +114,7 @@ pub mod index;
 pub mod path;
 pub mod reconcile;
 pub mod record;
+pub mod sqlite;
 mod status;
 mod token;
 pub mod wire;

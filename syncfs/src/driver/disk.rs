@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,12 +14,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::database::{self, Databases, Opened, QUIET, Source};
+use super::database::{self, Cuts, Databases, Opened, QUIET};
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
 use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
-use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat};
-use crate::hash::Blob;
+use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Run, Stat};
+use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
 use crate::record::{Chunk, Content};
 use crate::status::Problem;
@@ -34,28 +33,28 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct RealDisk {
     root: PathBuf,
-    state: PathBuf,
+    pub(super) state: PathBuf,
     pub(super) tree: Tree,
     marker: OwnedFd,
     pub(super) staging: OwnedFd,
     pub(super) aside: Tree,
     pub(super) databases: Databases,
-    /// Names (see [`stage_name`]) of the paths that have a cut.
-    pub(super) cuts: BTreeSet<String>,
+    pub(super) cuts: Cuts,
     /// The last plain file that chunks were read from.
     last: Option<(RelPath, File)>,
     /// The last stage that was written.
     stage: Option<(RelPath, File)>,
     touched: BTreeSet<Option<RelPath>>,
     pub(super) touched_aside: BTreeSet<Option<RelPath>>,
-    read: BTreeMap<RelPath, Unsynced>,
+    pub(super) read: BTreeMap<RelPath, Unsynced>,
 }
 
 /// A content that was published from here and may not be on the platter yet.
 #[derive(Debug)]
-enum Unsynced {
+pub(super) enum Unsynced {
     Plain,
-    Database(Arc<File>),
+    /// Its main file, and its log.
+    Database(Arc<File>, Option<File>),
 }
 
 impl RealDisk {
@@ -64,13 +63,11 @@ impl RealDisk {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("open a directory", error))
         };
-        let mut cuts = BTreeSet::new();
-        for entry in
-            Dir::new(open(&state.dir.join("cuts"))?).map_err(|error| failed("list the cuts", error))?
-        {
-            let entry = entry.map_err(|error| failed("list the cuts", error))?;
-            if let Some(name) = entry.file_name().to_str().ok().and_then(|name| name.strip_suffix(".db")) {
-                cuts.insert(name.to_owned());
+        // Private copies of an earlier run.
+        let cuts = state.dir.join("cuts");
+        for entry in Dir::new(open(&cuts)?).map_err(|error| failed("list the cuts", error))?.flatten() {
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                let _ = unlinkat(open(&cuts)?, entry.file_name(), AtFlags::empty());
             }
         }
         Ok(Self {
@@ -81,41 +78,13 @@ impl RealDisk {
             staging: open(&state.dir.join("staging"))?,
             aside: Tree::new(open(&state.dir.join("aside"))?),
             databases: Databases::default(),
-            cuts,
+            cuts: Cuts::default(),
             last: None,
             stage: None,
             touched: BTreeSet::new(),
             touched_aside: BTreeSet::new(),
             read: BTreeMap::new(),
         })
-    }
-
-    pub(super) fn cut_path(&self, path: &RelPath, suffix: &str) -> PathBuf {
-        self.state.join("cuts").join(format!("{}{suffix}", stage_name(path)))
-    }
-
-    /// Takes a cut of a database and reads it. The cut before it is kept for one generation, for peers that are still
-    /// fetching it.
-    fn read_database(&mut self, path: &RelPath, file: &Arc<File>) -> Result<Reading, DiskError> {
-        let place = self.tree.place(path)?;
-        let mut before = self.full_stat(&place.dir, place.name)?.ok_or(DiskError::Changed)?;
-        let fresh = self.cut_path(path, ".new");
-        let full = self.root.join(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())));
-        let source = Source { dir: place.dir.as_fd(), name: place.name, file, path: &full };
-        if !database::is_quiet(&source)? {
-            // As in `as_seen`: a later commit could bear the same times.
-            before.ctime_ns = 0;
-        }
-        database::cut(&source, &fresh)?;
-        let cut = File::open(&fresh).map_err(|error| failed("open a cut", error))?;
-        let (content, _) = hash(&cut)?;
-        let current = self.cut_path(path, ".db");
-        let _ = std::fs::rename(&current, self.cut_path(path, ".old"));
-        std::fs::rename(&fresh, &current).map_err(|error| failed("keep a cut", error))?;
-        self.cuts.insert(stage_name(path));
-        self.read.insert(path.clone(), Unsynced::Database(Arc::clone(file)));
-        // Whatever was committed after `before` was taken has changed the fingerprint, and is seen next time.
-        Ok(Reading { content, mtime_ns: before.mtime_ns, stat: before, cut: true })
     }
 
     fn read_plain(&mut self, path: &RelPath, file: &File, stat: &Stat) -> Result<Reading, DiskError> {
@@ -130,16 +99,13 @@ impl RealDisk {
         {
             return Err(unstable());
         }
-        if self.cuts.remove(&stage_name(path)) {
-            database::clear(&self.cut_path(path, ".db"));
-            database::clear(&self.cut_path(path, ".old"));
-        }
+        self.cuts.forget(path);
         self.read.insert(path.clone(), Unsynced::Plain);
         Ok(Reading { content, mtime_ns: stat.mtime_ns, stat: as_seen(*stat), cut: false })
     }
 
     /// The fingerprint of an entry, side files included; `None` for a side file itself.
-    fn full_stat(&mut self, dir: impl AsFd, name: &[u8]) -> Result<Option<Stat>, DiskError> {
+    pub(super) fn full_stat(&mut self, dir: impl AsFd, name: &[u8]) -> Result<Option<Stat>, DiskError> {
         let Some(mut stat) = stat_in(&dir, name)? else { return Ok(None) };
         if stat.kind == FileKind::File {
             stat.side = database::side_print(&dir, name)?;
@@ -284,12 +250,12 @@ impl Disk for RealDisk {
             file.read_exact_at(&mut bytes, offset).ok()?;
             Blob::named(bytes, &chunk.hash)
         };
-        if self.cuts.contains(&stage_name(path)) {
-            for suffix in [".db", ".old"] {
-                if let Some(bytes) = File::open(self.cut_path(path, suffix)).ok().as_ref().and_then(intact) {
-                    return Ok(Some(bytes));
-                }
-            }
+        if self.cuts.has(path)
+            && let Some(file) = self.database(path)?
+            && let Some(bytes) =
+                self.with_database(path, &file, |cuts, source| cuts.chunk(path, source, offset, chunk))?
+        {
+            return Ok(Some(bytes));
         }
         if let Some((_, file)) = self.last.as_ref().filter(|(last, _)| last == path)
             && let Some(bytes) = intact(file)
@@ -306,7 +272,13 @@ impl Disk for RealDisk {
             Err(error) => return Err(error),
         };
         match self.databases.open(&self.tree, path, &stat) {
-            Ok(Opened::Database(file)) => Ok(intact(&file)),
+            Ok(Opened::Database(file)) => match intact(&file) {
+                // After a start the log's share is not known before the first cut.
+                None if !self.cuts.has(path) && self.read_database(path, &file).is_ok() => {
+                    self.with_database(path, &file, |cuts, source| cuts.chunk(path, source, offset, chunk))
+                }
+                bytes => Ok(bytes),
+            },
             Ok(Opened::Plain(file)) => {
                 let bytes = intact(&file);
                 self.last = Some((path.clone(), file));
@@ -315,6 +287,20 @@ impl Disk for RealDisk {
             Err(DiskError::Changed) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn patch(
+        &mut self,
+        path: &RelPath,
+        offset: u64,
+        chunk: &Chunk,
+        basis: &ContentHash,
+    ) -> Result<Option<Vec<Run>>, DiskError> {
+        if !self.cuts.has(path) {
+            return Ok(None);
+        }
+        let Some(file) = self.database(path)? else { return Ok(None) };
+        self.with_database(path, &file, |cuts, source| cuts.patch(path, source, offset, chunk, basis))
     }
 
     fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {
@@ -381,10 +367,7 @@ impl Disk for RealDisk {
         }
         self.touch(to);
         // What a cut held is the old content now.
-        if self.cuts.remove(&stage_name(to)) {
-            database::clear(&self.cut_path(to, ".db"));
-            database::clear(&self.cut_path(to, ".old"));
-        }
+        self.cuts.forget(to);
         stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)
     }
 
@@ -444,7 +427,10 @@ impl Disk for RealDisk {
         for (path, unsynced) in read {
             match unsynced {
                 Unsynced::Plain => self.sync_content(&path)?,
-                Unsynced::Database(file) => fsync(&*file).map_err(dead)?,
+                Unsynced::Database(file, log) => {
+                    fsync(&*file).map_err(dead)?;
+                    log.map_or(Ok(()), |log| fsync(log).map_err(dead))?;
+                }
             }
         }
         for dir in touched {

@@ -1,14 +1,9 @@
 //! Second names: how an entry is kept, aside or beside, before its place is given to another version; and how a
 //! database is parted from its side files, so that no crash ever pairs an old log with a new database.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, Mode, OFlags, RenameFlags, fchmod, fsync, linkat, mkdirat, openat, renameat, renameat_with,
-    unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, RenameFlags, fsync, linkat, mkdirat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
 use super::database;
@@ -34,7 +29,7 @@ impl RealDisk {
         }
         if stat.size > 0 && database::side_print(&place.dir, place.name)? != 0 {
             let whole = stage_name(path) + "-whole";
-            copy_to(&self.cut_path(path, ".db"), &self.staging, &whole, stat.mode)?;
+            self.write_whole(path, &whole, stat.mode)?;
             renameat(&self.staging, &whole, &place.dir, place.name)
                 .map_err(|error| failed("rename", error))?;
             fsync(&place.dir).map_err(dead)?;
@@ -95,12 +90,9 @@ impl RealDisk {
     pub(super) fn keep_beside(&mut self, path: &RelPath, to: &RelPath) -> Result<String, DiskError> {
         let (from, at) = (self.tree.place(path)?, self.tree.place(to)?);
         let stat = stat_in(&from.dir, from.name)?.ok_or(DiskError::Changed)?;
-        if self.cuts.contains(&stage_name(path))
-            && stat.size > 0
-            && self.databases.is_database(&self.tree, path, &stat)
-        {
+        if stat.size > 0 && self.databases.is_database(&self.tree, path, &stat) {
             let whole = stage_name(path) + "-whole";
-            copy_to(&self.cut_path(path, ".db"), &self.staging, &whole, stat.mode)?;
+            self.write_whole(path, &whole, stat.mode)?;
             set_mtime(&self.staging, &whole, stat.mtime_ns)?;
             match renameat_with(&self.staging, &whole, &at.dir, at.name, RenameFlags::NOREPLACE) {
                 Ok(()) => {}
@@ -140,18 +132,6 @@ impl RealDisk {
         }
         Ok(())
     }
-}
-
-fn copy_to(from: &Path, dir: &OwnedFd, name: &str, mode: u32) -> Result<(), DiskError> {
-    let mut source =
-        File::open(from).map_err(|error| DiskError::Busy(format!("the database has no cut: {error}")))?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let target = openat(dir, name, flags, Mode::from_raw_mode(0o600))
-        .map_err(|error| failed("create a stage", error))?;
-    let mut target = File::from(target);
-    std::io::copy(&mut source, &mut target).map_err(|error| failed("write a stage", error))?;
-    fchmod(&target, Mode::from_raw_mode(mode)).map_err(|error| failed("set permissions", error))?;
-    fsync(&target).map_err(dead)
 }
 
 fn set_mtime(dir: &OwnedFd, name: &str, mtime_ns: i64) -> Result<(), DiskError> {

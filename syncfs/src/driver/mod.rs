@@ -2,6 +2,7 @@
 //! handle; behind it one thread (`worker`) drives the engine over a real disk and index.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod cuts;
 mod database;
 mod disk;
 mod folder;
