@@ -426,7 +426,11 @@ impl Disk for RealDisk {
         }
         for (path, unsynced) in read {
             match unsynced {
-                Unsynced::Plain => self.sync_content(&path)?,
+                Unsynced::Plain => match self.sync_content(&path) {
+                    // Its directory was moved or removed since it was read: that is looked at next.
+                    Err(DiskError::NoParent) => {}
+                    other => other?,
+                },
                 Unsynced::Database(file, log) => {
                     fsync(&*file).map_err(dead)?;
                     log.map_or(Ok(()), |log| fsync(log).map_err(dead))?;
@@ -474,4 +478,26 @@ fn as_seen(mut stat: Stat) -> Stat {
         stat.ctime_ns = 0;
     }
     stat
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_directory_that_goes_between_a_read_and_the_commit_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::new(dir.path());
+        State::init(&config).unwrap();
+        let (state, _, _) = State::open(&config).unwrap();
+        let mut disk = RealDisk::new(&state).unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("d/file"), "read, not yet synced").unwrap();
+        let path = RelPath::new("d/file").unwrap();
+        let stat = disk.stat(&path).unwrap().unwrap();
+        disk.read(&path, &stat).unwrap();
+        std::fs::rename(dir.path().join("d"), dir.path().join("e")).unwrap();
+        assert_eq!(disk.sync_tree(), Ok(()));
+    }
 }
