@@ -4,7 +4,7 @@ use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
-use syncfs::wire::{FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, decode, encode};
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
 
 use crate::Seed;
@@ -168,7 +168,21 @@ pub fn message_seeds() -> Vec<Seed> {
                 fences: vec![],
             }),
         ),
-        ("have", encode(&Message::Have { round: 1, index, since: 4 })),
+        ("have", encode(&Message::Have { round: 1, index, since: 4, full: false })),
+        (
+            "moved",
+            encode(&Message::Moved {
+                round: 1,
+                moved: Moved {
+                    from: RelPath::new("old").expect("a valid path"),
+                    to: RelPath::new("new/place").expect("a valid path"),
+                    count: 2,
+                    first: 12,
+                    epoch: 0,
+                    digest: ContentHash::of(b"what stood there"),
+                },
+            }),
+        ),
         ("records", full),
         ("ack", encode(&Message::Ack { round: 1, durable: 9, taken: 9 })),
         ("want", encode(&Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")]))),

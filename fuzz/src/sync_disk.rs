@@ -214,6 +214,24 @@ impl Disk for MemoryDisk {
         Ok(node.stat())
     }
 
+    fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError> {
+        let folder = &mut *self.0.borrow_mut();
+        folder.expect(from, Some(expect))?;
+        folder.parent_exists(to)?;
+        if folder.tree.contains_key(to) {
+            return Err(DiskError::Taken);
+        }
+        let moving: Vec<_> =
+            folder.tree.keys().filter(|path| *path == from || path.is_below(from)).cloned().collect();
+        for path in moving {
+            let suffix = &path.as_bytes()[from.as_bytes().len()..];
+            let target = RelPath::new([to.as_bytes(), suffix].concat()).expect("as deep as an indexed path");
+            let node = folder.tree.remove(&path).expect("it was just listed");
+            folder.tree.insert(target, node);
+        }
+        Ok(())
+    }
+
     fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError> {
         let folder = &mut *self.0.borrow_mut();
         folder.parent_exists(path)?;

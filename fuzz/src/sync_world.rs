@@ -8,7 +8,7 @@ use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
 use syncfs::fence::Fence;
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
-use syncfs::wire::{FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, decode, encode};
 use syncfs::{Blob, ContentHash, DeviceId, IndexId, RelPath, Role};
 
 use crate::Seed;
@@ -89,7 +89,7 @@ impl World {
     }
 
     fn operate(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 14 {
+        match input.byte() % 15 {
             0 => {
                 if let Ok(message) = decode(input.slice()) {
                     self.say(message);
@@ -100,6 +100,7 @@ impl World {
                 round: u64::from(input.byte() % 4),
                 index: IndexId(u64::from(input.byte() % 8)),
                 since: u64::from(input.byte()),
+                full: input.byte().is_multiple_of(2),
             }),
             3 | 4 => self.offer(input),
             5 => self.give(input.byte()),
@@ -126,6 +127,18 @@ impl World {
             12 => {
                 self.now_ms += u64::from(input.u16());
                 self.handle(Event::Tick);
+            }
+            14 => {
+                let moved = Moved {
+                    from: path(input.byte()),
+                    to: path(input.byte()),
+                    count: u32::from(input.byte() % 4) + 1,
+                    first: self.sequence + 1 + u64::from(input.byte() % 2),
+                    epoch: u64::from(input.byte() % 3),
+                    digest: ContentHash::from_bytes([input.byte(); 32]),
+                };
+                self.sequence = self.sequence.max(moved.last());
+                self.say(Message::Moved { round: self.round, moved });
             }
             _ => self.settle(),
         }

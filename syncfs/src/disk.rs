@@ -216,6 +216,13 @@ pub trait Disk {
     /// [`DiskError::Changed`], [`DiskError::NoParent`], or [`DiskError::NotEmpty`] if a directory stands there.
     fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError>;
 
+    /// Gives the entry at `from`, with all that is in it, another name, where nothing stands.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`] if `from` is not as expected, [`DiskError::Taken`] if something stands at `to`, or
+    /// [`DiskError::NoParent`].
+    fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError>;
+
     /// Makes a directory, or gives an existing one this mode.
     ///
     /// # Errors

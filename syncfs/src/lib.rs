@@ -43,7 +43,7 @@
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone) |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone) |
 //! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream`, `identity` and `tls` |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the

@@ -148,7 +148,7 @@ async fn an_oversized_frame_is_refused_before_it_is_read() {
 async fn messages_out_of_order_end_the_session() {
     let (dir, folder) = victim().await;
     let mut early = Attack::new(&folder);
-    early.send(&Message::Have { round: 1, index: IndexId(1), since: 0 }).await;
+    early.send(&Message::Have { round: 1, index: IndexId(1), since: 0, full: false }).await;
     assert!(matches!(early.verdict().await, Violation::Order(_)));
     let (mut twice, _) = Attack::greeted(&folder).await;
     twice.send(&hello(folder.status().folder)).await;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// Far more than anything here takes: only a failure waits this long.
-const LONG: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(60);
 
 struct Replica {
     dir: TempDir,
@@ -99,6 +99,78 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_renamed_directory_is_renamed_there_whatever_is_in_it() {
+    let (a, b) = (Replica::new().await, Replica::new().await);
+    for number in 0..1000 {
+        a.write(&format!("photos/2025/{number:04}.jpg"), format!("picture {number}").repeat(200));
+    }
+    let link = connect(&a.folder, &b.folder);
+    settle(&a.folder, &b.folder).await;
+    cut(link);
+    eventually("the first session ends", || a.folder.status().peers.iter().all(|peer| !peer.connected)).await;
+    let link = connect(&a.folder, &b.folder);
+    settle(&a.folder, &b.folder).await;
+    let inode = fs::metadata(b.path("photos/2025/0007.jpg")).unwrap().ino();
+    fs::rename(a.path("photos/2025"), a.path("old")).unwrap();
+    let started = Instant::now();
+    eventually("the directory arrives", || {
+        b.path("old/0999.jpg").exists() && !b.path("photos/2025").exists()
+    })
+    .await;
+    println!("visible after {:?}", started.elapsed());
+    let token = a.folder.flush().await.unwrap();
+    a.folder.wait(&token, &[b.folder.device()], LONG).await.unwrap();
+    assert_eq!(fs::metadata(b.path("old/0007.jpg")).unwrap().ino(), inode, "renamed, not copied");
+    assert_eq!(a.folder.digest().await.unwrap(), b.folder.digest().await.unwrap());
+    b.folder.close().await;
+    let summary = link.0.await.unwrap().unwrap();
+    let bytes = summary.sent_bytes + summary.received_bytes;
+    println!("{bytes} bytes in the whole session");
+    assert!(bytes < 10_000, "{bytes} bytes");
+}
+
+#[tokio::test]
+async fn a_renamed_file_is_renamed_there_and_renamed_back() {
+    let (a, b) = (Replica::new().await, Replica::new().await);
+    a.write("one.bin", vec![7; 3_000_000]);
+    let _link = connect(&a.folder, &b.folder);
+    settle(&a.folder, &b.folder).await;
+    let inode = fs::metadata(b.path("one.bin")).unwrap().ino();
+    for (from, to) in [("one.bin", "two.bin"), ("two.bin", "one.bin"), ("one.bin", "deep/er/three.bin")] {
+        fs::create_dir_all(a.path("deep/er")).unwrap();
+        settle(&a.folder, &b.folder).await;
+        fs::rename(a.path(from), a.path(to)).unwrap();
+        eventually("the rename arrives", || b.path(to).exists() && !b.path(from).exists()).await;
+        assert_eq!(fs::metadata(b.path(to)).unwrap().ino(), inode, "renamed, not copied");
+    }
+    settle(&a.folder, &b.folder).await;
+}
+
+#[tokio::test]
+async fn a_rename_where_the_peer_has_something_else_costs_nobody_anything() {
+    let (a, b) = (Replica::new().await, Replica::new().await);
+    a.write("dir/one", "1");
+    a.write("dir/two", "2");
+    let link = connect(&a.folder, &b.folder);
+    settle(&a.folder, &b.folder).await;
+    cut(link);
+    eventually("the session ends", || b.folder.status().peers.iter().all(|peer| !peer.connected)).await;
+    // An edit and a new file at the peer that the rename does not know of.
+    b.write("dir/two", "edited meanwhile");
+    b.write("dir/three", "3");
+    b.folder.scan().await.unwrap();
+    fs::rename(a.path("dir"), a.path("moved")).unwrap();
+    eventually("the rename is seen", || a.folder.status().sequence > 3).await;
+    let _link = connect(&a.folder, &b.folder);
+    settle(&a.folder, &b.folder).await;
+    for replica in [&a, &b] {
+        assert_eq!(replica.read("moved/one").as_deref(), Some("1"));
+        assert_eq!(replica.read("dir/two").as_deref(), Some("edited meanwhile"), "an edit beats a deletion");
+        assert_eq!(replica.read("dir/three").as_deref(), Some("3"));
     }
 }
 

@@ -9,8 +9,8 @@ use syncfs::chunk::CHUNK_BYTES_MAX;
 use syncfs::fence::{FENCES_MAX, Fence};
 use syncfs::record::{Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
 use syncfs::wire::{
-    CHUNKS_MAX, DecodeError, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, WANT_MAX, decode,
-    encode,
+    CHUNKS_MAX, DecodeError, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, VERSION,
+    WANT_MAX, decode, encode,
 };
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, PathError, RelPath};
 
@@ -43,6 +43,14 @@ fn samples() -> Vec<(&'static str, Message)> {
         .zip(10..)
         .map(|(kind, sequence)| Numbered { sequence, record: record(kind) })
         .collect();
+    let moved = Moved {
+        from: RelPath::new("old").unwrap(),
+        to: RelPath::new("dir/new").unwrap(),
+        count: 3,
+        first: 30,
+        epoch: 3,
+        digest: ContentHash::of(b"what stood there"),
+    };
     let knowledge = [(device(1), 7)].into_iter().collect();
     vec![
         (
@@ -56,8 +64,9 @@ fn samples() -> Vec<(&'static str, Message)> {
             },
         ),
         ("state", Message::State { folder: None, index: IndexId(6), fences: vec![fence] }),
-        ("have", Message::Have { round: 1, index: IndexId(5), since: 12 }),
+        ("have", Message::Have { round: 1, index: IndexId(5), since: 12, full: false }),
         ("records", Message::Records { round: 1, records, through: 20, knowledge, complete: true }),
+        ("moved", Message::Moved { round: 1, moved }),
         ("ack", Message::Ack { round: 1, durable: 12, taken: 20 }),
         ("want", Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")])),
         ("chunks", Message::Chunks(vec![Blob::new(b"chunk".to_vec()), Blob::new(b"2".to_vec())])),
@@ -111,6 +120,13 @@ fn limits_hold_exactly_at_the_limit() {
     excess(&Message::Chunks(vec![Blob::new(vec![0]); CHUNKS_MAX + 1]));
     let empty = Message::Chunks(vec![Blob::new(Vec::new())]);
     assert_eq!(decode(&[&encode(&empty)[..], b"x"].concat()), Err(DecodeError::Invalid("chunk")));
+    let moved = |count: usize| {
+        let count = u32::try_from(count).unwrap();
+        let (from, to) = (RelPath::new("a").unwrap(), RelPath::new("b").unwrap());
+        Message::Moved { round: 0, moved: Moved { from, to, count, first: 1, epoch: 0, digest: hash } }
+    };
+    ok(&moved(MOVED_MAX));
+    excess(&moved(MOVED_MAX + 1));
     let records = |count: usize| Message::Records {
         round: 0,
         records: vec![Numbered { sequence: 1, record: record(Kind::Deleted) }; count],
@@ -172,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_messages_decode_to_what_encodes_to_the_same(which in 0_usize..11, at in any::<u16>(), with in any::<u8>()) {
+    fn damaged_messages_decode_to_what_encodes_to_the_same(which in 0_usize..12, at in any::<u16>(), with in any::<u8>()) {
         let mut bytes = encode(&samples()[which].1);
         let at = usize::from(at) % bytes.len();
         bytes[at] ^= with;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, chmodat, fchmod, fsync, ftruncate, futimens, mkdirat, openat, readlinkat,
-    renameat, symlinkat, syncfs, unlinkat,
+    AtFlags, Dir, Mode, OFlags, RenameFlags, chmodat, fchmod, fsync, ftruncate, futimens, mkdirat, openat,
+    readlinkat, renameat, renameat_with, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -369,6 +369,21 @@ impl Disk for RealDisk {
         // What a cut held is the old content now.
         self.cuts.forget(to);
         stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)
+    }
+
+    fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError> {
+        self.check_expected(from, Some(expect))?;
+        (self.stage, self.last) = (None, None);
+        let (old, new) = (self.tree.place(from)?, self.tree.place(to)?);
+        match renameat_with(&old.dir, old.name, &new.dir, new.name, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(DiskError::Taken),
+            Err(Errno::NOENT) => return Err(DiskError::Changed),
+            Err(error) => return Err(failed("rename", error)),
+        }
+        self.touch(from);
+        self.touch(to);
+        Ok(())
     }
 
     fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError> {

@@ -287,7 +287,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// A peer's entry may come before its directory's record, or outlive a deletion of the directory.
-    fn make_parents(&mut self, path: &RelPath) -> Result<(), DiskError> {
+    pub(super) fn make_parents(&mut self, path: &RelPath) -> Result<(), DiskError> {
         let mut missing = Vec::new();
         let mut next = path.parent();
         while let Some(dir) = next {

@@ -68,6 +68,8 @@ struct Outgoing {
     round: u64,
     /// The last sequence sent; `None` until the peer asked.
     cursor: Option<u64>,
+    /// The peer could not follow a move.
+    full: bool,
     batches: VecDeque<Batch>,
     /// Sequence and knowledge of the last complete batch.
     told: Option<(u64, VersionVector)>,
@@ -91,6 +93,8 @@ struct Incoming {
     taken: u64,
     complete: Option<(u64, VersionVector)>,
     refused: Option<u64>,
+    /// A move of the peer's could not be followed.
+    full: bool,
     acked: (u64, u64),
     /// What the peer certainly knows.
     knowledge: VersionVector,
@@ -115,7 +119,26 @@ impl Session {
         self.ended.is_none() && self.inn.knowledge.covers(version)
     }
 
-    fn fail(&mut self, violation: Violation) {
+    /// Whether the peer wants no moves.
+    pub(super) fn wants_full(&self) -> bool {
+        self.out.full
+    }
+
+    /// Whether what comes with this number belongs to what was last asked for.
+    pub(super) fn is_round(&self, round: u64) -> bool {
+        self.inn.index.is_some() && self.inn.round == round
+    }
+
+    /// Takes note that everything up to `last` was told, with something that begins at `first`.
+    pub(super) fn take_through(&mut self, first: u64, last: u64) -> bool {
+        let grows = first > self.inn.received && last >= first;
+        if grows {
+            self.inn.received = last;
+        }
+        grows
+    }
+
+    pub(super) fn fail(&mut self, violation: Violation) {
         self.ended.get_or_insert(violation);
     }
 }
@@ -138,11 +161,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.learn(id, &fences)?;
                 self.ask(id, index)?;
             }
-            Message::Have { round, index, since } => self.have(id, round, index, since),
+            Message::Have { round, index, since, full } => self.have(id, round, index, since, full),
             Message::Records { round, records, through, knowledge, complete } => {
                 let complete = complete.then_some(knowledge);
                 self.records(id, round, records, through, complete)?;
             }
+            Message::Moved { round, moved } => self.moved(id, round, moved)?,
             Message::Ack { round, durable, taken } => self.ack(id, round, durable, taken)?,
             Message::Want(hashes) => {
                 session.serve.extend(hashes);
@@ -224,7 +248,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let peer = session.peer.expect("asking comes after Hello");
         let state = self.index.peer(&peer)?;
         let since = if state.theirs == Some(index) { state.have } else { 0 };
-        let round = session.inn.round + 1;
+        let (round, full) = (session.inn.round + 1, session.inn.full);
         session.inn = Incoming {
             round,
             index: Some(index),
@@ -232,10 +256,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
             durable: since,
             taken: since,
             acked: (since, since),
+            full,
             ..Incoming::default()
         };
-        session.control.push_back(Message::Have { round, index, since });
+        session.control.push_back(Message::Have { round, index, since, full });
         Ok(())
+    }
+
+    /// Asks again, for versions in full: what the peer moved is not what stands here.
+    pub(super) fn ask_full(&mut self, id: SessionId) -> Result<(), StoreError> {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        session.inn.full = true;
+        session.inn.index.map_or(Ok(()), |index| self.ask(id, index))
     }
 
     /// After this replica's index began a new life, or it learned of a fence: tells every peer, and asks again.
@@ -259,7 +291,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    fn have(&mut self, id: SessionId, round: u64, index: IndexId, since: u64) {
+    fn have(&mut self, id: SessionId, round: u64, index: IndexId, since: u64, full: bool) {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         if index != self.meta.index {
             return;
@@ -270,7 +302,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             ));
             return;
         }
-        session.out = Outgoing { round, cursor: Some(since), ..Outgoing::default() };
+        session.out = Outgoing { round, cursor: Some(since), full, ..Outgoing::default() };
     }
 
     fn records(
@@ -307,7 +339,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    fn offered(
+    pub(super) fn offered(
         &mut self,
         id: SessionId,
         sequence: u64,

@@ -5,7 +5,7 @@ use crate::disk::Disk;
 use crate::error::{FenceError, StoreError};
 use crate::fence::{Fence, SplitEpoch};
 use crate::index::{Entry, Index, IndexError, PeerState};
-use crate::record::VersionVector;
+use crate::record::{Kind, VersionVector};
 use crate::status::{Event, Role};
 
 use super::Engine;
@@ -15,7 +15,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     ///
     /// # Errors
     /// [`FenceError::Stale`] if a higher epoch was seen, or this one with another holder; [`FenceError::Resyncing`]
-    /// if this replica lost a lease and has not taken the current versions back yet.
+    /// if this replica has not yet taken the current versions back, after it lost a lease or after edits while it followed.
     pub fn hold(&mut self, epoch: u64) -> Result<(), FenceError> {
         if epoch == 0 {
             return Err(FenceError::Zero);
@@ -29,6 +29,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.meta.fences.insert(Fence { epoch, holder: self.meta.device, base });
         }
         self.meta.role = Role::Holder;
+        self.adopt_edits()?;
         self.uncommitted = true;
         self.commit()?;
         self.restate(false)?;
@@ -54,7 +55,23 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 return Err(FenceError::Stale { asked: epoch, seen, holder });
             }
         }
-        if self.stale > 0 { Err(FenceError::Resyncing(self.stale)) } else { Ok(()) }
+        let waiting = self.stale + self.restoring();
+        if waiting > 0 { Err(FenceError::Resyncing(waiting)) } else { Ok(()) }
+    }
+
+    /// An edit of the follower that this replica was until now stands where nobody has the version that belongs there:
+    /// it had seen that version, and becomes the next one.
+    fn adopt_edits(&mut self) -> Result<(), StoreError> {
+        for path in self.give_up_restores() {
+            match (self.index.entry(&path)?, self.stat(&path)?) {
+                (Some(entry), None) => {
+                    let record = self.own_version(Some(&entry.record), &path, Kind::Deleted);
+                    self.put(record, None)?;
+                }
+                _ => drop(self.observe_now(&path)?),
+            }
+        }
+        Ok(())
     }
 
     /// Versions that came in a delta that was cut off are not covered by this replica's knowledge: they are written

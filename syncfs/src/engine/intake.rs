@@ -58,12 +58,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Takes up what changed at or below these paths, without committing. Other ignore rules are about everything.
-    pub(super) fn touched(&mut self, paths: &[RelPath]) -> Result<(), StoreError> {
+    pub(super) fn touched(&mut self, paths: Vec<RelPath>) -> Result<(), StoreError> {
         self.disk.check_root()?;
         if paths.contains(&ignore_file()) && self.load_rules()? {
             return self.scan().map(drop);
         }
-        paths.iter().try_for_each(|path| self.scan_path(path).map(drop))
+        for path in self.take_up_moves(paths)? {
+            self.scan_path(&path)?;
+        }
+        Ok(())
     }
 
     /// The same for one path and what is below it.
@@ -117,7 +120,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    fn walk(
+    pub(super) fn walk(
         &mut self,
         dir: Option<&RelPath>,
         present: &mut Vec<(RelPath, Stat)>,
@@ -347,7 +350,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    fn read_kind(
+    pub(super) fn read_kind(
         &mut self,
         path: &RelPath,
         stat: &Stat,

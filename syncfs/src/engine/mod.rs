@@ -16,6 +16,7 @@ mod exchange;
 mod fencing;
 mod ignoring;
 mod intake;
+mod moves;
 mod pending;
 mod transfer;
 
@@ -34,11 +35,13 @@ use crate::token::Token;
 use crate::wire::Message;
 
 use exchange::Session;
+use moves::Made;
 use pending::Table;
 
 pub use exchange::{
     ASKED_MAX, BATCH_BYTES, BATCHES_MAX, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX,
 };
+pub use moves::MOVES_KEPT_MAX;
 pub use transfer::{TRY_AGAIN_MS, WINDOW_BYTES, WORK_BYTES};
 
 /// Names one stream within one run of an engine. The caller never uses one twice.
@@ -90,6 +93,8 @@ pub struct Engine<D, I> {
     now_ms: u64,
     sessions: BTreeMap<SessionId, Session>,
     pending: Table,
+    /// The latest moves, for peers that did not hear of them yet.
+    moves: Vec<Made>,
     stale: u64,
     /// When versions that could not be had were last tried again.
     tried_again_ms: u64,
@@ -119,6 +124,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             now_ms: 0,
             sessions: BTreeMap::new(),
             pending: Table::default(),
+            moves: Vec::new(),
             stale: 0,
             tried_again_ms: 0,
             refused: 0,
@@ -147,7 +153,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
             Input::Received { session, message } => self.received(session, message)?,
             Input::Closed { session } => self.close(session),
-            Input::Touched(paths) => self.touched(&paths)?,
+            Input::Touched(paths) => self.touched(paths)?,
             Input::Tick => {
                 self.end_silent_sessions();
                 self.try_again();

@@ -175,6 +175,13 @@ impl Table {
         self.all.range(of_path(path)).next().is_some()
     }
 
+    /// Whether there is a version of this path or of one below it.
+    pub(super) fn has_below(&self, top: &RelPath) -> bool {
+        let near = self.all.range((top.clone(), OWN)..).map(|((path, _), _)| path);
+        let mut near = near.take_while(|path| path.as_bytes().starts_with(top.as_bytes()));
+        near.any(|path| path == top || path.is_below(top))
+    }
+
     /// The first version whose content can be looked for.
     pub(super) fn first_looking(&self) -> Option<Key> {
         self.looking.first().cloned()

@@ -100,6 +100,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.pending.insert(OWN, Pending::restore(record, over));
     }
 
+    /// How many restores are under way, with somebody to ask.
+    pub(super) fn restoring(&self) -> u64 {
+        self.pending.weighty(OWN) as u64
+    }
+
+    /// Ends all restores; gives back their paths.
+    pub(super) fn give_up_restores(&mut self) -> Vec<RelPath> {
+        let own = self.pending.of_session(OWN);
+        own.iter().for_each(|key| self.pending.remove(key));
+        own.into_iter().map(|(path, _)| path).collect()
+    }
+
     /// Whether this, at this path, is an edit that was set aside and waits for its replacement.
     pub(super) fn is_set_aside(&self, path: &RelPath, stat: &Stat) -> bool {
         self.over(&(path.clone(), OWN)).as_ref() == Some(stat)

@@ -3,7 +3,9 @@
 
 use thiserror::Error;
 
-use super::{BYE_BYTES_MAX, CHUNKS_MAX, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, WANT_MAX};
+use super::{
+    BYE_BYTES_MAX, CHUNKS_MAX, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, WANT_MAX,
+};
 use crate::chunk::CHUNK_BYTES_MAX;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::{FENCES_MAX, Fence};
@@ -61,11 +63,12 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.word(index.0);
             out.fences(fences);
         }
-        Message::Have { round, index, since } => {
+        Message::Have { round, index, since, full } => {
             out.byte(3);
             out.word(*round);
             out.word(index.0);
             out.word(*since);
+            out.byte(u8::from(*full));
         }
         Message::Records { round, records, through, knowledge, complete } => {
             out.byte(4);
@@ -73,11 +76,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.word(*through);
             out.byte(u8::from(*complete));
             out.vector(knowledge);
-            out.count(records.len());
-            for numbered in records {
-                out.word(numbered.sequence);
-                out.record(&numbered.record);
-            }
+            out.records(records);
         }
         Message::Ack { round, durable, taken } => {
             out.byte(5);
@@ -104,6 +103,11 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.byte(9);
             out.bytes(path.as_bytes());
             out.word(*epoch);
+        }
+        Message::Moved { round, moved } => {
+            out.byte(12);
+            out.word(*round);
+            out.moved(moved);
         }
         Message::Ping => out.byte(10),
         Message::Bye(reason) => {
@@ -134,7 +138,12 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         2 => {
             Message::State { folder: input.folder()?, index: IndexId(input.word()?), fences: input.fences()? }
         }
-        3 => Message::Have { round: input.word()?, index: IndexId(input.word()?), since: input.word()? },
+        3 => Message::Have {
+            round: input.word()?,
+            index: IndexId(input.word()?),
+            since: input.word()?,
+            full: input.flag()?,
+        },
         4 => input.records()?,
         5 => Message::Ack { round: input.word()?, durable: input.word()?, taken: input.word()? },
         6 => {
@@ -148,6 +157,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         8 => Message::Gone(input.hash()?),
         9 => Message::Refused { path: input.path()?, epoch: input.word()? },
         10 => Message::Ping,
+        12 => Message::Moved { round: input.word()?, moved: input.moved()? },
         11 => {
             let text = input.bytes(BYE_BYTES_MAX, "reason")?;
             Message::Bye(String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Invalid("text"))?)
@@ -238,6 +248,23 @@ impl Writer {
             self.0.extend_from_slice(fence.holder.as_bytes());
             self.vector(&fence.base);
         }
+    }
+
+    fn records(&mut self, records: &[Numbered]) {
+        self.count(records.len());
+        for numbered in records {
+            self.word(numbered.sequence);
+            self.record(&numbered.record);
+        }
+    }
+
+    fn moved(&mut self, moved: &Moved) {
+        self.bytes(moved.from.as_bytes());
+        self.bytes(moved.to.as_bytes());
+        self.half(moved.count);
+        self.word(moved.first);
+        self.word(moved.epoch);
+        self.0.extend_from_slice(moved.digest.as_bytes());
     }
 
     fn record(&mut self, record: &Record) {
@@ -383,6 +410,18 @@ impl<'a> Reader<'a> {
             records.push(Numbered { sequence: self.word()?, record: self.record()? });
         }
         Ok(Message::Records { round, records, through, knowledge, complete })
+    }
+
+    fn moved(&mut self) -> Result<Moved, DecodeError> {
+        let (from, to, count) = (self.path()?, self.path()?, self.half()?);
+        let moved = Moved { from, to, count, first: self.word()?, epoch: self.word()?, digest: self.hash()? };
+        if moved.count as usize > MOVED_MAX {
+            return Err(DecodeError::Limit("move"));
+        }
+        if moved.count == 0 || moved.first == 0 || moved.first > SIZE_MAX || moved.epoch > SIZE_MAX {
+            return Err(DecodeError::Invalid("move"));
+        }
+        Ok(moved)
     }
 
     fn record(&mut self) -> Result<Record, DecodeError> {

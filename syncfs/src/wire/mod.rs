@@ -22,6 +22,8 @@ pub const VERSION: u16 = 1;
 pub const FRAME_BYTES_MAX: usize = (4 << 20) + (512 << 10);
 /// Most records in one [`Message::Records`].
 pub const RECORDS_MAX: usize = 512;
+/// Most paths in one [`Message::Moved`].
+pub const MOVED_MAX: usize = 1 << 16;
 /// Most hashes in one [`Message::Want`].
 pub const WANT_MAX: usize = 512;
 /// Most chunks in one [`Message::Chunks`].
@@ -36,6 +38,33 @@ pub struct Numbered {
     pub sequence: u64,
     /// The record.
     pub record: Record,
+}
+
+/// A rename of a file or of a whole tree: of every path at and below `from` that lives. It stands for the records that it
+/// makes: one per path with the same kind at the new place, in path order and under the sequences from `first` on, then one
+/// deletion per old path in the opposite order. Each has seen what was at its path before, and is written by the sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Where it stood.
+    pub from: RelPath,
+    /// Where it stands.
+    pub to: RelPath,
+    /// How many paths moved, from 1 to [`MOVED_MAX`].
+    pub count: u32,
+    /// The sender's first sequence for it.
+    pub first: u64,
+    /// The fence epoch of all its records.
+    pub epoch: u64,
+    /// Names the paths and versions that it is about: a receiver that has others cannot follow it.
+    pub digest: ContentHash,
+}
+
+impl Moved {
+    /// The sender's last sequence for it.
+    #[must_use]
+    pub const fn last(&self) -> u64 {
+        self.first + 2 * self.count as u64 - 1
+    }
 }
 
 /// One message. Both sides of a stream are equal; each may send any of these at any time after its `Hello`.
@@ -72,6 +101,8 @@ pub enum Message {
         index: IndexId,
         /// The receiver's sequence up to which the sender has everything.
         since: u64,
+        /// No [`Message::Moved`], please: one could not be followed.
+        full: bool,
     },
     /// Some of my records in sequence order.
     Records {
@@ -85,6 +116,13 @@ pub enum Message {
         knowledge: VersionVector,
         /// Nothing above `through` exists right now.
         complete: bool,
+    },
+    /// Some of my records, too, in short.
+    Moved {
+        /// Of the receiver's `Have`.
+        round: u64,
+        /// What moved.
+        moved: Moved,
     },
     /// How far I am with your records.
     Ack {

@@ -199,6 +199,33 @@ impl Store {
         true
     }
 
+    /// A directory with all that is in it, to where nothing stands.
+    pub(crate) fn user_rename_tree(&mut self, from: &RelPath, to: &RelPath) -> bool {
+        let stands = self.stat_name(&Self::tree(from)).is_some();
+        let free = self.stat_name(&Self::tree(to)).is_none() && self.has_parent(to);
+        if !stands || !free || to.is_below(from) {
+            return false;
+        }
+        self.rename_tree(from, to);
+        true
+    }
+
+    fn rename_tree(&mut self, from: &RelPath, to: &RelPath) {
+        let now = self.tick();
+        let mut changes = Vec::new();
+        for (name, ino) in &self.names {
+            if let (Space::Tree, Some(suffix)) = (name.0, name.1.strip_prefix(from.as_bytes()))
+                && (suffix.is_empty() || suffix[0] == b'/')
+            {
+                changes.push((name.clone(), None));
+                changes.push(((Space::Tree, [to.as_bytes(), suffix].concat()), Some(*ino)));
+            }
+        }
+        let top = self.names[&Self::tree(from)];
+        self.inodes.get_mut(&top).unwrap().ctime_ns = now;
+        self.change(changes);
+    }
+
     pub(crate) fn user_chmod(&mut self, path: &RelPath, mode: u32) {
         let now = self.tick();
         if let Some(ino) = self.names.get(&Self::tree(path)) {
@@ -369,6 +396,23 @@ impl Disk for SimDisk {
         (inode.ctime_ns, inode.published) = (now, true);
         store.change(vec![(from, None), (name.clone(), Some(ino))]);
         Ok(store.stat_name(&name).unwrap())
+    }
+
+    fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        if !store.has_parent(to) {
+            return Err(DiskError::NoParent);
+        }
+        match store.stat_name(&Store::tree(from)) {
+            Some(stat) if stat == *expect => {}
+            _ => return Err(DiskError::Changed),
+        }
+        if store.stat_name(&Store::tree(to)).is_some() {
+            return Err(DiskError::Taken);
+        }
+        store.rename_tree(from, to);
+        Ok(())
     }
 
     fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError> {

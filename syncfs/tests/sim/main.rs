@@ -22,12 +22,17 @@ struct Scenario {
     steps: u32,
     faults: bool,
     leases: bool,
+    /// Renames between rounds of rest.
+    moves: bool,
 }
 
 fn run(scenario: Scenario, seed: u64) -> (ContentHash, World) {
     let mut world = World::new(seed, scenario.replicas);
-    for _ in 0..scenario.steps {
+    for step in 0..scenario.steps {
         world.step(scenario.faults, scenario.leases);
+        if scenario.moves && step % 25 == 0 {
+            world.move_in_quiet(scenario.faults);
+        }
     }
     world.calm();
     check::check(&mut world);
@@ -38,23 +43,28 @@ fn run_seeds(scenario: Scenario, count: u64) {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let only = number("SEED");
     let seeds = only.map_or(0..number("SEEDS").unwrap_or(count), |seed| seed..seed + 1);
-    let (mut crashes, mut barriers) = (0, 0);
+    let (mut crashes, mut barriers, mut moves) = (0, 0, 0);
     for seed in seeds {
         let name = scenario.name;
         let result = std::panic::catch_unwind(|| run(scenario, seed));
         let (_, world) = result.unwrap_or_else(|_| panic!("{name}: replay with SEED={seed}"));
         crashes += world.crashes;
         barriers += world.barriers_held;
+        moves += world.moves;
     }
-    println!("{}: {crashes} crashes, {barriers} barriers checked", scenario.name);
+    println!("{}: {crashes} crashes, {barriers} barriers checked, {moves} moves told", scenario.name);
     if scenario.faults && only.is_none() {
         assert!(crashes > count / 2 && barriers > count / 2, "the scenario exercises too little");
     }
+    assert!(!scenario.moves || only.is_some() || moves > count / 2, "the scenario moves too little");
 }
 
-const PEACE: Scenario = Scenario { name: "peace", replicas: 3, steps: 500, faults: false, leases: false };
-const FAULTS: Scenario = Scenario { name: "faults", replicas: 3, steps: 700, faults: true, leases: false };
-const LEASES: Scenario = Scenario { name: "leases", replicas: 3, steps: 700, faults: true, leases: true };
+const PEACE: Scenario =
+    Scenario { name: "peace", replicas: 3, steps: 500, faults: false, leases: false, moves: false };
+const FAULTS: Scenario =
+    Scenario { name: "faults", replicas: 3, steps: 700, faults: true, leases: false, moves: false };
+const LEASES: Scenario =
+    Scenario { name: "leases", replicas: 3, steps: 700, faults: true, leases: true, moves: false };
 
 #[test]
 fn replicas_converge_and_lose_nothing_while_all_write() {
@@ -70,6 +80,13 @@ fn crashes_at_every_step_and_cut_streams_lose_nothing() {
 fn two_and_four_replicas_survive_the_same() {
     run_seeds(Scenario { name: "two", replicas: 2, ..FAULTS }, 30);
     run_seeds(Scenario { name: "four", replicas: 4, steps: 900, ..FAULTS }, 20);
+}
+
+#[test]
+fn renames_told_in_short_lose_nothing() {
+    run_seeds(Scenario { name: "moves in peace", moves: true, ..PEACE }, 40);
+    run_seeds(Scenario { name: "moves", moves: true, ..FAULTS }, 60);
+    run_seeds(Scenario { name: "moves and leases", moves: true, ..LEASES }, 60);
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) epoch: u64,
     trace: blake3::Hasher,
     pub(crate) crashes: u64,
+    /// Messages about a move.
+    pub(crate) moves: u64,
 }
 
 const PATHS: [&str; 9] = ["a", "b", "c.txt", "d", "d/a", "d/b", "d/e", "d/e/a", "f"];
@@ -98,6 +100,7 @@ impl World {
             epoch: 0,
             trace: blake3::Hasher::new(),
             crashes: 0,
+            moves: 0,
         }
     }
 
@@ -208,6 +211,7 @@ impl World {
         let store = Rc::clone(&self.replicas[replica].store);
         let mut store = store.borrow_mut();
         let before = store.contents(Space::Tree);
+        let mut renamed = Vec::new();
         match act {
             0..60 => {
                 self.next_text += 1;
@@ -219,16 +223,68 @@ impl World {
                 }
             }
             60..75 => store.user_mkdir(&path),
-            75..87 => store.user_remove(&path),
-            87..95 => {
+            75..84 => store.user_remove(&path),
+            84..88 => {
                 if store.user_rename(&path, &other) {
                     self.moved.extend(before.get(path.as_bytes()).cloned());
+                    renamed = vec![path, other];
                 }
             }
-            _ => store.user_chmod(&path, if act == 95 { 0o755 } else { 0o700 }),
+            88..97 => {
+                let below =
+                    |name: &[u8]| RelPath::new(name).is_ok_and(|name| name == path || name.is_below(&path));
+                if store.user_rename_tree(&path, &other) {
+                    self.moved
+                        .extend(before.iter().filter(|(name, _)| below(name)).map(|(_, text)| text.clone()));
+                    renamed = vec![path, other];
+                }
+            }
+            _ => store.user_chmod(&path, if act == 97 { 0o755 } else { 0o700 }),
         }
-        let after: BTreeSet<_> = store.contents(Space::Tree).into_values().collect();
-        self.superseded.extend(before.into_values().filter(|text| !after.contains(text)));
+        let after = store.contents(Space::Tree);
+        let everywhere: BTreeSet<_> = after.values().collect();
+        // A text that was moved may still stand at its old place elsewhere: there it is not what a user keeps.
+        let gone = before.into_iter().filter(|(name, text)| {
+            let here = after.get(name) == Some(text) || !renamed.is_empty();
+            !everywhere.contains(text) || !here && self.moved.contains(text)
+        });
+        self.superseded.extend(gone.map(|(_, text)| text));
+        drop(store);
+        let now_ms = self.now_ms;
+        if self.rng.chance(80) {
+            // As the watcher reports it.
+            self.run(replica, |engine| engine.handle(now_ms, Input::Touched(renamed)));
+        }
+    }
+
+    /// A rename in a moment when everybody has the same, so that it can be told in short; then perhaps a power cut.
+    pub(crate) fn move_in_quiet(&mut self, faults: bool) {
+        self.calm();
+        let replica = self.any();
+        let [from, to] =
+            [(); 2].map(|()| RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap());
+        let store = Rc::clone(&self.replicas[replica].store);
+        let before = store.borrow().contents(Space::Tree);
+        if !store.borrow_mut().user_rename_tree(&from, &to) {
+            return;
+        }
+        let below = |name: &[u8]| RelPath::new(name).is_ok_and(|name| name == from || name.is_below(&from));
+        self.moved.extend(before.into_iter().filter(|(name, _)| below(name)).map(|(_, text)| text));
+        if faults && self.rng.chance(50) {
+            let victim = self.any();
+            let after = 1 + self.rng.below(8);
+            let mut store = self.replicas[victim].store.borrow_mut();
+            store.fails_at = Some(store.steps + after);
+        }
+        if self.rng.chance(20) {
+            // Somebody uses the old place, or an old file at the other end, meanwhile.
+            self.user_act();
+        }
+        let now_ms = self.now_ms;
+        self.run(replica, |engine| engine.handle(now_ms, Input::Touched(vec![from, to])));
+        for _ in 0..40 {
+            self.move_message();
+        }
     }
 
     pub(crate) fn scan(&mut self, replica: usize) {
@@ -308,6 +364,7 @@ impl World {
             }
         } else if let Some(bytes) = self.links[number].queues[side].pop_front() {
             let message: Message = decode(&bytes).expect("what one replica encodes another decodes");
+            self.moves += u64::from(matches!(message, Message::Moved { .. }));
             let now_ms = self.now_ms;
             self.run(replica, |engine| engine.handle(now_ms, Input::Received { session, message }));
         }
@@ -445,7 +502,8 @@ impl World {
                     let engine = self.replicas[replica].engine.as_ref().unwrap();
                     assert_eq!(engine.ended(session), None, "an honest peer is objected to");
                     while let Some(bytes) = self.links[number].queues[side].pop_front() {
-                        let message = decode(&bytes).unwrap();
+                        let message: Message = decode(&bytes).unwrap();
+                        self.moves += u64::from(matches!(message, Message::Moved { .. }));
                         let now_ms = self.now_ms;
                         self.run(replica, |engine| {
                             engine.handle(now_ms, Input::Received { session, message })

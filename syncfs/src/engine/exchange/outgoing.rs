@@ -6,7 +6,7 @@ use crate::hash::{Blob, ContentHash};
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::{Chunk, VersionVector};
-use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Numbered, RECORDS_MAX, VERSION};
+use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Moved, Numbered, RECORDS_MAX, VERSION};
 
 use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId};
 
@@ -91,10 +91,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if session.out.told.as_ref().is_some_and(|(sequence, knowledge)| (*sequence, knowledge) == now) {
             return Ok(None);
         }
-        let entries = self.index.since(cursor, RECORDS_MAX)?;
+        let mut entries = self.index.since(cursor, RECORDS_MAX)?;
+        let mut exhausted = entries.len() < RECORDS_MAX;
+        match self.next_move(id, &entries)? {
+            Some((0, moved)) => return Ok(Some(self.tell_of(id, moved))),
+            Some((before, _)) => {
+                entries.truncate(before);
+                exhausted = false;
+            }
+            None => {}
+        }
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         let (mut through, mut bytes) = (cursor, 0);
         let mut records = Vec::new();
-        let mut exhausted = entries.len() < RECORDS_MAX;
         for entry in entries {
             if bytes > BATCH_BYTES {
                 exhausted = false;
@@ -120,6 +129,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         session.out.batches.push_back(Batch { through, complete, taken: false });
         Ok(Some(Message::Records { round, records, through, knowledge, complete }))
+    }
+
+    fn tell_of(&mut self, id: SessionId, moved: Moved) -> Message {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        let through = moved.last();
+        session.out.cursor = Some(through);
+        session.out.batches.push_back(Batch { through, complete: false, taken: false });
+        Message::Moved { round: session.out.round, moved }
     }
 
     /// The next chunks for a peer, as many as fit one message, or that the first of them is not to be had.
