@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::device::{DeviceId, FolderId};
+use crate::history::History;
 
 /// What `Folder::open` and `Folder::create` need. Make one with [`Config::new`], then set fields.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub struct Config {
     /// Ignore rules of this replica alone, a line each, in the syntax of the folder's `.syncignore` and stronger than it; see
     /// [`crate::ignore`]. None by default.
     pub ignore: Vec<String>,
+    /// What is kept of versions that peers replace or delete. Nothing by default.
+    pub history: History,
+    /// How much the kept versions may take on the disk, in bytes; the oldest go first. 10 GiB by default.
+    pub history_bytes_max: u64,
 }
 
 impl Config {
@@ -45,6 +50,8 @@ impl Config {
             rescan: Duration::from_secs(60),
             debounce: Duration::from_millis(15),
             ignore: Vec::new(),
+            history: History::Off,
+            history_bytes_max: 10 << 30,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use thiserror::Error;
 
+use crate::device::DeviceId;
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
 use crate::record::{Chunk, Content};
@@ -80,6 +81,21 @@ pub enum Keep {
     Beside(RelPath),
     /// In the state directory's `aside/`, in this folder, under its own path.
     Aside(String),
+}
+
+/// A file that is about to lose its place to another version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Where it stands.
+    pub path: RelPath,
+    /// As what it is known.
+    pub seen: Stat,
+    /// Its content.
+    pub root: ContentHash,
+    /// Whose version takes its place.
+    pub by: DeviceId,
+    /// Whether that is a deletion.
+    pub deleted: bool,
 }
 
 /// Why a step failed.
@@ -240,6 +256,21 @@ pub trait Disk {
     /// # Errors
     /// [`DiskError::Changed`] if there is nothing at `path` any more; [`DiskError::Taken`] if something stands there.
     fn keep(&mut self, path: &RelPath, to: &Keep) -> Result<String, DiskError>;
+
+    /// Whether [`Disk::retain`] does anything.
+    fn keeps_history(&self) -> bool {
+        false
+    }
+
+    /// Keeps files in the history, durably, as far as its policy wants them, or `always`. Returns the new fingerprints of
+    /// those that got another one.
+    ///
+    /// # Errors
+    /// As the system says; a full disk among them.
+    fn retain(&mut self, replaced: &[Replaced], always: bool) -> Result<Vec<Option<Stat>>, DiskError> {
+        let _ = always;
+        Ok(vec![None; replaced.len()])
+    }
 
     /// Makes durable: all renames, removals and new directories, and every content that was [`Disk::read`] since the
     /// last time, so that a version which peers are told of does not vanish here.

@@ -8,6 +8,7 @@ use crate::device::{DeviceId, FolderId};
 use crate::disk::DiskError;
 use crate::fence::SplitEpoch;
 use crate::index::IndexError;
+use crate::path::RelPath;
 use crate::record::{FILE_CHUNKS_MAX, VECTOR_DEVICES_MAX};
 use crate::status::Problem;
 use crate::wire::DecodeError;
@@ -172,6 +173,44 @@ pub enum FenceError {
     /// The directory is gone, or the index failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why a kept version was not brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The folder was closed.
+    #[error("the folder is closed")]
+    Closed,
+    /// This replica keeps no history.
+    #[error("this replica keeps no history: set its history policy, or restore on a replica that has one")]
+    Off,
+    /// There is no such version any more.
+    #[error("no such version is kept; see what history lists for this path")]
+    Unknown,
+    /// The kept bytes are not what they were.
+    #[error("{0}: the kept version is damaged: something wrote to its file after it was replaced")]
+    Damaged(RelPath),
+    /// The write would be undone at once.
+    #[error(
+        "this replica follows the holder of the lease: restore there, or restore elsewhere than into the folder"
+    )]
+    Follower,
+    /// What stands at the target could not be read, and so not be kept.
+    #[error("{0}: it cannot be read in one piece right now; try again once it holds still")]
+    Busy(RelPath),
+    /// The directory refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The folder itself cannot go on.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<IndexError> for RestoreError {
+    fn from(error: IndexError) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 /// Why a question was not answered.

@@ -39,12 +39,13 @@
 //! | [`sqlite`] | SQLite's file formats: the write-ahead log, which blocks of an image changed |
 //! | [`chunk`] | how contents are cut: whole, by content (FastCDC), in blocks (SQLite) |
 //! | [`reconcile`] | the decision between two versions of one path, and conflict names |
+//! | [`history`] | which replaced versions are worth keeping |
 //! | [`ignore`] | which paths are left alone: gitignore rules |
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone) |
-//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `state`, `watch`, `stream`, `identity` and `tls` |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone), `keeping` (history) |
+//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `history`, `state`, `watch`, `stream`, `identity` and `tls` |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
 //! index, reads and chunks it, and puts a record under the next sequence; `exchange` sends the record to each peer
@@ -109,6 +110,7 @@ pub mod engine;
 mod error;
 pub mod fence;
 pub mod hash;
+pub mod history;
 pub mod ignore;
 pub mod index;
 pub mod path;
@@ -127,10 +129,11 @@ pub use driver::Folder;
 #[cfg(feature = "tls")]
 pub use driver::{Identity, KeyError, tls};
 pub use error::{
-    FenceError, FlushError, Lag, OpenError, QueryError, ScanError, StoreError, SyncError, Violation,
-    WaitError,
+    FenceError, FlushError, Lag, OpenError, QueryError, RestoreError, ScanError, StoreError, SyncError,
+    Violation, WaitError,
 };
 pub use hash::{Blob, ContentHash};
+pub use history::{At, History, Version};
 pub use path::{PathError, RelPath};
 pub use status::{Conflict, Event, PeerStatus, Problem, Role, ScanReport, Status, Summary};
 pub use token::Token;

@@ -15,10 +15,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::database::{self, Cuts, Databases, Opened, QUIET};
+use super::history::Kept;
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
 use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
-use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Run, Stat};
+use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
 use crate::record::{Chunk, Content};
@@ -47,6 +48,8 @@ pub(super) struct RealDisk {
     touched: BTreeSet<Option<RelPath>>,
     pub(super) touched_aside: BTreeSet<Option<RelPath>>,
     pub(super) read: BTreeMap<RelPath, Unsynced>,
+    /// `None` if nothing is kept.
+    pub(super) history: Option<Kept>,
 }
 
 /// A content that was published from here and may not be on the platter yet.
@@ -84,6 +87,7 @@ impl RealDisk {
             touched: BTreeSet::new(),
             touched_aside: BTreeSet::new(),
             read: BTreeMap::new(),
+            history: None,
         })
     }
 
@@ -432,6 +436,14 @@ impl Disk for RealDisk {
         }
     }
 
+    fn keeps_history(&self) -> bool {
+        self.history.is_some()
+    }
+
+    fn retain(&mut self, replaced: &[Replaced], always: bool) -> Result<Vec<Option<Stat>>, DiskError> {
+        self.retain_all(replaced, always)
+    }
+
     fn sync_tree(&mut self) -> Result<(), DiskError> {
         let read = std::mem::take(&mut self.read);
         let touched = std::mem::take(&mut self.touched);
@@ -465,7 +477,7 @@ impl Disk for RealDisk {
 }
 
 /// Cuts and hashes a file; also gives its first bytes.
-fn hash(file: &File) -> Result<(Content, [u8; 16]), DiskError> {
+pub(super) fn hash(file: &File) -> Result<(Content, [u8; 16]), DiskError> {
     let size = file.metadata().map_err(|error| failed("stat", error))?.len();
     let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES).max(1))];
     let (mut offset, mut chunker, mut head) = (0, None, [0; 16]);

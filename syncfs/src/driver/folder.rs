@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::disk::RealDisk;
+use super::history::Kept;
 use super::state::State;
 use super::stream;
 use super::worker::{Command, Outgoing, Outlet, Worker};
@@ -17,9 +18,12 @@ use crate::device::DeviceId;
 use crate::digest::Digest;
 use crate::engine::SessionId;
 use crate::error::{
-    FenceError, FlushError, Lag, OpenError, QueryError, ScanError, StoreError, SyncError, WaitError,
+    FenceError, FlushError, Lag, OpenError, QueryError, RestoreError, ScanError, StoreError, SyncError,
+    WaitError,
 };
+use crate::history::{At, History, Version};
 use crate::index::Meta;
+use crate::path::RelPath;
 use crate::status::{Conflict, Event, ScanReport, Status, Summary};
 use crate::token::Token;
 
@@ -262,6 +266,32 @@ impl Folder {
         self.ask(Command::Follow).await.ok_or(FenceError::Closed)?
     }
 
+    /// The kept versions of a path, or of everything below it, newest first: what peers replaced or deleted here (see
+    /// [`crate::history`]). At most 10,000.
+    ///
+    /// # Errors
+    /// If the history cannot be read.
+    pub async fn history(&self, path: &RelPath) -> Result<Vec<Version>, QueryError> {
+        self.ask(|reply| Command::History(path.clone(), reply)).await.ok_or(QueryError::Closed)?
+    }
+
+    /// Brings kept versions back, of a file or of everything below a directory, to where they stood or, instead, to `to`.
+    /// That is an ordinary local write: what stands there is kept in the history, and peers get it as a new version. Files
+    /// that were created later stay. Returns the paths that were written.
+    ///
+    /// # Errors
+    /// [`RestoreError::Unknown`] if no such version is kept; [`RestoreError::Follower`] where the write would be undone. What
+    /// was restored before the error stays.
+    pub async fn restore(
+        &self,
+        path: &RelPath,
+        at: At,
+        to: Option<&RelPath>,
+    ) -> Result<Vec<RelPath>, RestoreError> {
+        let ask = |reply| Command::Restore(path.clone(), at, to.cloned(), reply);
+        self.ask(ask).await.ok_or(RestoreError::Closed)?
+    }
+
     /// The highest lease number ever seen; 0 if the folder was never leased.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -326,7 +356,10 @@ fn begin(
     let (state, index, meta) = State::open(config)?;
     let path = state.dir.clone();
     let unusable = |error: StoreError| OpenError::State { path: path.clone(), reason: error.to_string() };
-    let disk = RealDisk::new(&state).map_err(|error| unusable(error.into()))?;
+    let mut disk = RealDisk::new(&state).map_err(|error| unusable(error.into()))?;
+    if config.history != History::Off {
+        disk.history = Some(Kept::open(config, &state.dir).map_err(|error| unusable(error.into()))?);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime =
         runtime.map_err(|source| OpenError::Io { path: path.clone(), what: "start a thread", source })?;

@@ -6,6 +6,7 @@ mod cuts;
 mod database;
 mod disk;
 mod folder;
+mod history;
 #[cfg(feature = "tls")]
 mod identity;
 mod keep;

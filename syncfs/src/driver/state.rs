@@ -23,7 +23,7 @@ use crate::status::Role;
 /// First line of the marker; the second is the device.
 const MARKER: &str = "syncfs 1";
 /// What the state directory holds besides files.
-const DIRS: [&str; 3] = ["staging", "cuts", "aside"];
+const DIRS: [&str; 4] = ["staging", "cuts", "aside", "history"];
 
 /// The name of a path's stage and cut.
 pub(super) fn stage_name(path: &RelPath) -> String {

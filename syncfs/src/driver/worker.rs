@@ -9,6 +9,7 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::disk::RealDisk;
+use super::history::Kept;
 use super::sqlite_index::SqliteIndex;
 use super::state::State;
 use super::watch::Watch;
@@ -16,8 +17,10 @@ use crate::config::Config;
 use crate::device::{DeviceId, IndexId};
 use crate::digest::Digest;
 use crate::engine::{Engine, Input, SessionId};
-use crate::error::{FenceError, FlushError, Lag, StoreError, Violation, WaitError};
+use crate::error::{FenceError, FlushError, Lag, QueryError, RestoreError, StoreError, Violation, WaitError};
+use crate::history::{At, Version};
 use crate::index::Index;
+use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::{Conflict, Event, ScanReport, Status, Summary};
 use crate::token::Token;
@@ -33,6 +36,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 const FLUSH_ATTEMPTS: u32 = 40;
 /// How old a status may be while much happens.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
+/// How often what is kept is looked through for what is too old or too much.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
 /// Pause between two of those looks.
 const FLUSH_PAUSE: Duration = Duration::from_millis(25);
 
@@ -46,6 +51,8 @@ pub(super) enum Command {
     Conflicts(Reply<Vec<Conflict>, StoreError>),
     Hold(u64, Reply<(), FenceError>),
     Follow(Reply<(), FenceError>),
+    History(RelPath, Reply<Vec<Version>, QueryError>),
+    Restore(RelPath, At, Option<RelPath>, Reply<Vec<RelPath>, RestoreError>),
     Lagging(Token, Vec<DeviceId>, Reply<Vec<Lag>, WaitError>),
     Behind(Token, Reply<Option<Lag>, WaitError>),
     Open(SessionId, Option<DeviceId>, mpsc::Sender<Outgoing>),
@@ -87,6 +94,8 @@ pub(super) struct Worker {
     name: String,
     /// Knowledge and index that barriers were last told of.
     told: (VersionVector, IndexId),
+    /// When the history is next tidied up.
+    tidy_at: Instant,
     status_stale: bool,
     status_at: Instant,
     _state: State,
@@ -131,6 +140,7 @@ impl Worker {
             retry_pause: RETRY.0,
             name: config.name.clone(),
             told,
+            tidy_at: now,
             status_stale: false,
             status_at: now,
             _state: state,
@@ -172,7 +182,7 @@ impl Worker {
             }
             self.hand_out()?;
             self.publish()?;
-            if more || handled > 0 {
+            if more || handled > 0 || self.tidy() {
                 continue;
             }
             tokio::select! {
@@ -201,7 +211,11 @@ impl Worker {
         let engine = self.engine.deadline().map(|at_ms| self.started + Duration::from_millis(at_ms));
         let changed = self.changed_at.map(|at| at + self.debounce);
         let status = self.status_stale.then_some(self.status_at + STATUS_EVERY);
-        [engine, changed, self.retry_at, status].into_iter().flatten().fold(self.next_scan, Instant::min)
+        let tidy = self.engine.keeps_history().then_some(self.tidy_at);
+        [engine, changed, self.retry_at, status, tidy]
+            .into_iter()
+            .flatten()
+            .fold(self.next_scan, Instant::min)
     }
 
     /// Takes up what was reported, what did not hold still, and from time to time everything.
@@ -251,6 +265,16 @@ impl Worker {
             }
             Command::Hold(epoch, reply) => fence_answer(reply, self.engine.hold(epoch))?,
             Command::Follow(reply) => fence_answer(reply, self.engine.follow())?,
+            Command::History(path, reply) => drop(reply.send(self.versions(&path))),
+            Command::Restore(path, at, to, reply) => {
+                let result = self.restore(&path, at, to.as_ref()).await;
+                let fatal = match &result {
+                    Err(RestoreError::Store(error)) => Some(error.clone()),
+                    _ => None,
+                };
+                let _ = reply.send(result);
+                fatal.map_or(Ok(()), Err)?;
+            }
             Command::Lagging(token, peers, reply) => drop(reply.send(self.engine.lagging(&token, &peers))),
             Command::Behind(token, reply) => drop(reply.send(self.engine.behind(&token))),
             Command::Open(session, expect, stream) => {
@@ -267,6 +291,70 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    fn versions(&mut self, path: &RelPath) -> Result<Vec<Version>, QueryError> {
+        let kept = self.engine.disk_mut().history.as_ref();
+        Ok(kept.map_or(Ok(Vec::new()), |kept| kept.versions(path)).map_err(StoreError::from)?)
+    }
+
+    /// A restore is an ordinary local write: what stands there is kept, and peers get the version as a new one.
+    async fn restore(
+        &mut self,
+        path: &RelPath,
+        at: At,
+        to: Option<&RelPath>,
+    ) -> Result<Vec<RelPath>, RestoreError> {
+        let kept = self.engine.disk_mut().history.as_ref().ok_or(RestoreError::Off)?;
+        let versions = match at {
+            At::Version(id) => {
+                kept.version(id)?.filter(|version| version.path == *path).into_iter().collect()
+            }
+            At::Time(at_ns) => kept.at(path, at_ns)?,
+        };
+        if versions.is_empty() {
+            return Err(RestoreError::Unknown);
+        }
+        let mut restored = Vec::new();
+        for version in versions {
+            let rest = &version.path.as_bytes()[path.as_bytes().len()..];
+            let target = [to.unwrap_or(path).as_bytes(), rest].concat();
+            let target = RelPath::new(target).map_err(|_| RestoreError::Unknown)?;
+            let mut attempts = 0;
+            loop {
+                attempts += 1;
+                match self.engine.make_room(&target) {
+                    Err(RestoreError::Busy(_)) if attempts < FLUSH_ATTEMPTS => {
+                        tokio::time::sleep(FLUSH_PAUSE).await;
+                    }
+                    other => break other?,
+                }
+            }
+            self.engine.disk_mut().bring_back(&version, &target)?;
+            let now_ms = self.now_ms();
+            self.engine.handle(now_ms, Input::Touched(vec![target.clone()]))?;
+            restored.push(target);
+        }
+        Ok(restored)
+    }
+
+    /// A step of tidying up, if it is time. Returns whether another is due.
+    fn tidy(&mut self) -> bool {
+        if self.tidy_at > Instant::now() {
+            return false;
+        }
+        let more = match self.engine.disk_mut().history.as_mut().map(Kept::tidy) {
+            None => false,
+            Some(Ok(more)) => more,
+            Some(Err(error)) => {
+                tracing::warn!(folder = self.name, %error, "the history is not tidied up");
+                false
+            }
+        };
+        if !more {
+            self.tidy_at = Instant::now() + TIDY_EVERY;
+        }
+        more
     }
 
     fn close(&mut self, session: SessionId) -> Result<(), StoreError> {

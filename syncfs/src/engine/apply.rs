@@ -48,6 +48,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let staged: Vec<_> =
                 ready.iter().filter(|key| self.is_staged(key)).map(|(path, _)| path.clone()).collect();
             self.disk.stage_sync(&staged)?;
+            self.keep_replaced(&ready)?;
             // Directories before their entries; then deletions, entries before their directories.
             let is_deletion =
                 |key: &Key| self.pending.get(key).is_some_and(|pending| !pending.record.kind.is_live());

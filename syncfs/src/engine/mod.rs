@@ -16,6 +16,7 @@ mod exchange;
 mod fencing;
 mod ignoring;
 mod intake;
+mod keeping;
 mod moves;
 mod pending;
 mod transfer;

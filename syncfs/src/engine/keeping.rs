@@ -1,0 +1,105 @@
+//! Handing to the history what is about to lose its place (see [`crate::history`]), in one group for everything that a settle
+//! replaces.
+
+use crate::disk::{Disk, DiskError, Replaced};
+use crate::error::{RestoreError, StoreError};
+use crate::index::Index;
+use crate::path::RelPath;
+use crate::reconcile::{Decision, reconcile};
+use crate::status::Role;
+
+use super::intake::Observed;
+use super::{Engine, OWN, SessionId};
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// Keeps the files that these versions replace. A history that fails (a full disk) does not stop the folder: what is
+    /// replaced was seen by whoever wrote its successor.
+    pub(super) fn keep_replaced(&mut self, ready: &[(RelPath, SessionId)]) -> Result<(), StoreError> {
+        if !self.disk.keeps_history() {
+            return Ok(());
+        }
+        let mut replaced = Vec::new();
+        for key in ready.iter().filter(|key| key.1 != OWN) {
+            // An edit that nobody has looked at is not what the successor has seen.
+            if self.observe_now(&key.0)? == Observed::Unclear {
+                continue;
+            }
+            let (Some(entry), Some(pending)) = (self.index.entry(&key.0)?, self.pending.get(key)) else {
+                continue;
+            };
+            let theirs = &pending.record;
+            let changes = entry.record.kind.content() != theirs.kind.content()
+                && reconcile(Some(&entry.record), theirs) == Decision::Take
+                && !self.is_ignored(theirs, Some(&entry));
+            if let (Some(seen), Some(content)) = (entry.seen, entry.record.kind.content())
+                && changes
+                && !entry.stale
+            {
+                let (root, deleted) = (content.root(), !theirs.kind.is_live());
+                replaced.push(Replaced { path: key.0.clone(), seen, root, by: theirs.by, deleted });
+            }
+        }
+        self.retain(&replaced, false)
+    }
+
+    fn retain(&mut self, replaced: &[Replaced], always: bool) -> Result<(), StoreError> {
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        let seen = match self.disk.retain(replaced, always) {
+            Ok(seen) => seen,
+            Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+            Err(error) if always => return Err(error.into()),
+            Err(error) => {
+                self.problem(None, format!("what peers replace is not kept: {error}"));
+                return Ok(());
+            }
+        };
+        // The second name changed the file's fingerprint.
+        for (replaced, seen) in replaced.iter().zip(seen).filter(|(_, seen)| seen.is_some()) {
+            if let Some(mut entry) = self.index.entry(&replaced.path)?
+                && entry.seen == Some(replaced.seen)
+            {
+                entry.seen = seen;
+                self.put_entry(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prepares a path for a local write of this program: what stands there is taken up, and kept.
+    ///
+    /// # Errors
+    /// [`RestoreError::Follower`] where the write would be undone; [`RestoreError::Busy`] if what stands there cannot be read.
+    pub fn make_room(&mut self, path: &RelPath) -> Result<(), RestoreError> {
+        if self.meta.role == Role::Follower && self.meta.fences.epoch() > 0 {
+            return Err(RestoreError::Follower);
+        }
+        if self.observe_now(path)? == Observed::Unclear {
+            return Err(RestoreError::Busy(path.clone()));
+        }
+        let Some(entry) = self.index.entry(path)? else { return Ok(()) };
+        if let (Some(seen), Some(content)) = (entry.seen, entry.record.kind.content()) {
+            let (root, by) = (content.root(), self.meta.device);
+            let replaced = Replaced { path: path.clone(), seen, root, by, deleted: false };
+            return match self.retain(&[replaced], true) {
+                // Also if it is so fresh that a later write could bear the same times.
+                Err(StoreError::Disk(DiskError::Changed)) => Err(RestoreError::Busy(path.clone())),
+                Err(StoreError::Disk(error @ DiskError::Io { .. })) => Err(error.into()),
+                other => Ok(other?),
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether anything is kept at all.
+    #[must_use]
+    pub fn keeps_history(&self) -> bool {
+        self.disk.keeps_history()
+    }
+
+    /// The disk, for what only the driver's can do.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+}
