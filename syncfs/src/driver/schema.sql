@@ -16,23 +16,33 @@ CREATE TABLE fence (
     base   BLOB NOT NULL
 ) STRICT;
 
+-- The devices that entries name, by a number that is shorter.
+CREATE TABLE device (
+    number INTEGER PRIMARY KEY,
+    id     BLOB NOT NULL UNIQUE
+) STRICT;
+
 CREATE TABLE entry (
-    path     BLOB PRIMARY KEY,
+    id       INTEGER PRIMARY KEY,
+    path     BLOB NOT NULL UNIQUE,
     sequence INTEGER NOT NULL UNIQUE,
-    record   BLOB NOT NULL,       -- the record's wire encoding, version byte first
+    writer   INTEGER NOT NULL,    -- a device's number
+    epoch    INTEGER NOT NULL,
+    version  BLOB NOT NULL,       -- pairs of device number and counter
+    kind     BLOB NOT NULL,       -- what stands there, in its wire encoding
     seen     BLOB,                -- the fingerprint of what stands on the disk
     stale    INTEGER NOT NULL,
     size     INTEGER              -- of a live file
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
+-- Where a chunk can be found. Eight bytes of its hash lead there; whoever reads it checks all of them.
 CREATE TABLE chunk (
-    hash   BLOB NOT NULL,
-    path   BLOB NOT NULL,
+    hash   INTEGER NOT NULL,
+    entry  INTEGER NOT NULL,
     start  INTEGER NOT NULL,
     length INTEGER NOT NULL,
-    PRIMARY KEY (path, start)
+    PRIMARY KEY (hash, entry, start)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX chunk_hash ON chunk (hash);
 
 CREATE TABLE peer (
     device BLOB PRIMARY KEY,

@@ -1,10 +1,12 @@
-//! [`SqliteIndex`]: the [`Index`] in a SQLite file, one open transaction between two commits.
+//! [`SqliteIndex`]: the [`Index`] in a SQLite file, one open transaction between two commits. The file belongs to this
+//! connection alone (the state directory's lock sees to that), which spares a lock for every statement.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::{FileKind, Stat};
@@ -13,8 +15,9 @@ use crate::hash::ContentHash;
 use crate::index::{Entry, Index, IndexError, Location, Meta, PeerState, Totals};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
+use crate::record::{Content, Record, VersionVector};
 use crate::status::{Conflict, Role};
-use crate::wire::{decode_record, decode_vector, encode_record, encode_vector};
+use crate::wire::{decode_kind, decode_vector, encode_kind, encode_vector};
 
 /// The version of the schema that this code reads and writes.
 const SCHEMA_VERSION: i64 = 1;
@@ -24,6 +27,19 @@ const SCHEMA_VERSION: i64 = 1;
 pub(super) struct SqliteIndex {
     connection: Connection,
     in_transaction: Cell<bool>,
+    /// By number.
+    devices: RefCell<Vec<DeviceId>>,
+    fences: Fences,
+    totals: Totals,
+    /// The path that was last looked up, and what stands there: most are asked for several times in a row.
+    last: RefCell<Option<(RelPath, Option<Row>)>>,
+}
+
+/// An entry and its number.
+#[derive(Clone, Debug)]
+struct Row {
+    id: i64,
+    entry: Entry,
 }
 
 impl SqliteIndex {
@@ -32,7 +48,8 @@ impl SqliteIndex {
         let connection = connect(path)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         connection.execute_batch(include_str!("schema.sql"))?;
-        let mut index = Self { connection, in_transaction: Cell::new(true) };
+        let mut index = Self::new(connection)?;
+        index.in_transaction.set(true);
         index.put_meta(meta)?;
         index.commit()
     }
@@ -50,7 +67,23 @@ impl SqliteIndex {
         if check != "ok" {
             return Err(IndexError(format!("it is damaged: {check}")));
         }
-        Ok(Self { connection, in_transaction: Cell::new(false) })
+        Self::new(connection)
+    }
+
+    fn new(connection: Connection) -> Result<Self, IndexError> {
+        let devices = {
+            let mut statement = connection.prepare("SELECT id FROM device ORDER BY number")?;
+            let ids = statement.query_map([], |row| Ok(DeviceId::from_bytes(row.get(0)?)))?;
+            ids.collect::<Result<Vec<_>, _>>()?
+        };
+        let sql = "SELECT count(size), coalesce(sum(size), 0) FROM entry";
+        let totals = |row: &rusqlite::Row<'_>| {
+            Ok(Totals { files: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) })
+        };
+        let totals = connection.query_row(sql, [], totals)?;
+        let fences = stored_fences(&connection)?;
+        let (in_transaction, last) = (Cell::new(false), RefCell::new(None));
+        Ok(Self { connection, in_transaction, devices: RefCell::new(devices), fences, totals, last })
     }
 
     fn begin(&self) -> Result<(), IndexError> {
@@ -71,50 +104,124 @@ impl SqliteIndex {
         let mut rows = statement.query(values)?;
         let mut entries = Vec::new();
         while let Some(row) = rows.next()? {
-            entries.push(entry_of(row)?);
+            entries.push(self.row_of(row)?.entry);
         }
         Ok(entries)
     }
 
-    fn fences(&self) -> Result<Fences, IndexError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT epoch, holder, base FROM fence ORDER BY epoch")?;
-        let mut rows = statement.query([])?;
-        let mut fences = Fences::default();
-        while let Some(row) = rows.next()? {
-            let base: Vec<u8> = row.get(2)?;
-            let (epoch, holder) = (unsigned(row.get(0)?), DeviceId::from_bytes(row.get(1)?));
-            fences.insert(Fence { epoch, holder, base: decode_vector(&base).map_err(damaged)? });
+    fn row_of(&self, row: &rusqlite::Row<'_>) -> Result<Row, IndexError> {
+        let bytes = |column: usize| row.get_ref(column)?.as_blob().map_err(damaged);
+        let devices = self.devices.borrow();
+        let device = |number: u64| {
+            let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+            index.and_then(|index| devices.get(index)).copied().ok_or_else(|| damaged("device"))
+        };
+        let seen = row.get_ref(7)?.as_blob_or_null().map_err(damaged)?;
+        let mut version = VersionVector::default();
+        let mut pairs = bytes(5)?;
+        while !pairs.is_empty() {
+            version.raise(device(take_word(&mut pairs)?)?, take_word(&mut pairs)?);
         }
-        Ok(fences)
+        let record = Record {
+            path: RelPath::new(bytes(1)?).map_err(damaged)?,
+            kind: decode_kind(bytes(6)?).map_err(damaged)?,
+            version,
+            by: device(unsigned(row.get(3)?))?,
+            epoch: unsigned(row.get(4)?),
+        };
+        let entry = Entry {
+            record,
+            sequence: unsigned(row.get(2)?),
+            seen: seen.map(decode_stat).transpose()?,
+            stale: row.get(8)?,
+        };
+        Ok(Row { id: row.get(0)?, entry })
     }
+
+    fn find(&self, path: &RelPath) -> Result<Option<Row>, IndexError> {
+        if let Some((_, row)) = self.last.borrow().as_ref().filter(|(last, _)| last == path) {
+            return Ok(row.clone());
+        }
+        let sql = format!("{ENTRY} WHERE path = ?1");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([path.as_bytes()])?;
+        let row = rows.next()?.map(|row| self.row_of(row)).transpose()?;
+        *self.last.borrow_mut() = Some((path.clone(), row.clone()));
+        Ok(row)
+    }
+
+    /// The number of a device, a new one if it was never named.
+    fn number(&self, device: &DeviceId) -> Result<u64, IndexError> {
+        let mut devices = self.devices.borrow_mut();
+        if let Some(index) = devices.iter().position(|known| known == device) {
+            return Ok(index as u64 + 1);
+        }
+        let number = devices.len() as u64 + 1;
+        self.write("INSERT INTO device VALUES (?1, ?2)", params![signed(number), device.as_bytes()])?;
+        devices.push(*device);
+        Ok(number)
+    }
+
+    /// Replaces the places of one content by those of another; what both have is left alone.
+    fn put_chunks(&self, id: i64, old: Option<&Content>, new: Option<&Content>) -> Result<(), IndexError> {
+        let places = |content: Option<&Content>| -> BTreeSet<_> {
+            let placed = content.into_iter().flat_map(Content::placed);
+            placed.map(|(start, chunk)| (short(&chunk.hash), signed(start), chunk.length)).collect()
+        };
+        let (old, new) = (places(old), places(new));
+        for (hash, start, _) in old.difference(&new) {
+            let sql = "DELETE FROM chunk WHERE hash = ?1 AND entry = ?2 AND start = ?3";
+            self.write(sql, params![hash, id, start])?;
+        }
+        for (hash, start, length) in new.difference(&old) {
+            self.write("INSERT INTO chunk VALUES (?1, ?2, ?3, ?4)", params![hash, id, start, length])?;
+        }
+        Ok(())
+    }
+
+    /// Files and bytes, without one entry and with another.
+    fn count(&mut self, old: Option<&Content>, new: Option<&Content>) {
+        if let Some(content) = old {
+            self.totals.files -= 1;
+            self.totals.bytes -= content.size();
+        }
+        if let Some(content) = new {
+            self.totals.files += 1;
+            self.totals.bytes += content.size();
+        }
+    }
+}
+
+fn stored_fences(connection: &Connection) -> Result<Fences, IndexError> {
+    let mut statement = connection.prepare("SELECT epoch, holder, base FROM fence ORDER BY epoch")?;
+    let mut rows = statement.query([])?;
+    let mut fences = Fences::default();
+    while let Some(row) = rows.next()? {
+        let base: Vec<u8> = row.get(2)?;
+        let (epoch, holder) = (unsigned(row.get(0)?), DeviceId::from_bytes(row.get(1)?));
+        fences.insert(Fence { epoch, holder, base: decode_vector(&base).map_err(damaged)? });
+    }
+    Ok(fences)
 }
 
 fn connect(path: &Path) -> Result<Connection, IndexError> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
-    connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4096")?;
+    connection.execute_batch(
+        "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+         PRAGMA cache_size=-4096; PRAGMA wal_autocheckpoint=4000",
+    )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
-const ENTRY: &str = "path, sequence, record, seen, stale";
-
-fn entry_of(row: &Row<'_>) -> Result<Entry, IndexError> {
-    let record: Vec<u8> = row.get(2)?;
-    let seen: Option<Vec<u8>> = row.get(3)?;
-    Ok(Entry {
-        record: decode_record(&record).map_err(damaged)?,
-        sequence: unsigned(row.get(1)?),
-        seen: seen.as_deref().map(decode_stat).transpose()?,
-        stale: row.get(4)?,
-    })
-}
+/// The columns of an entry, as [`SqliteIndex::row_of`] reads them.
+const ENTRY: &str = "SELECT id, path, sequence, writer, epoch, version, kind, seen, stale FROM entry";
 
 impl Index for SqliteIndex {
     fn meta(&self) -> Result<Meta, IndexError> {
         let sql = "SELECT device, folder, life, sequence, knowledge, role, asides FROM meta";
-        let fences = self.fences()?;
+        let fences = self.fences.clone();
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         let row = rows.next()?.ok_or_else(|| IndexError("it does not say whose it is".to_owned()))?;
@@ -153,7 +260,8 @@ impl Index for SqliteIndex {
                 signed(meta.asides),
             ],
         )?;
-        if self.fences()? != meta.fences {
+        if self.fences != meta.fences {
+            self.fences = meta.fences.clone();
             self.write("DELETE FROM fence", [])?;
             for fence in meta.fences.iter() {
                 let values =
@@ -165,67 +273,99 @@ impl Index for SqliteIndex {
     }
 
     fn entry(&self, path: &RelPath) -> Result<Option<Entry>, IndexError> {
-        let found = self.entries(&format!("SELECT {ENTRY} FROM entry WHERE path = ?1"), [path.as_bytes()])?;
-        Ok(found.into_iter().next())
+        Ok(self.find(path)?.map(|row| row.entry))
     }
 
     fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
-        let path = entry.record.path.as_bytes();
-        let content = entry.record.kind.content();
-        let before = self.entry(&entry.record.path)?;
-        if before.as_ref().and_then(|before| before.record.kind.content()) != content {
-            self.write("DELETE FROM chunk WHERE path = ?1", [path])?;
-            for (offset, chunk) in content.into_iter().flat_map(|content| content.placed()) {
-                let values = params![chunk.hash.as_bytes(), path, signed(offset), chunk.length];
-                self.write("INSERT INTO chunk VALUES (?1, ?2, ?3, ?4)", values)?;
-            }
+        let Record { path, kind, version, by, epoch } = &entry.record;
+        let content = kind.content();
+        let before = self.find(path)?;
+        self.begin()?;
+        let writer = signed(self.number(by)?);
+        let mut pairs = Vec::with_capacity(16);
+        for (device, counter) in version.iter() {
+            put_word(&mut pairs, self.number(device)?);
+            put_word(&mut pairs, *counter);
         }
-        if conflict_of(&entry.record.path).is_some() {
-            let sql = match entry.record.kind.is_live() {
+        let (sequence, epoch, kind_bytes) = (signed(entry.sequence), signed(*epoch), encode_kind(kind));
+        let seen = entry.seen.as_ref().map(encode_stat);
+        let size = content.map(|content| signed(content.size()));
+        let id = match &before {
+            Some(Row { id, .. }) => {
+                self.write(
+                    "UPDATE entry SET sequence = ?2, writer = ?3, epoch = ?4, version = ?5, kind = ?6, seen = ?7,
+                     stale = ?8, size = ?9 WHERE id = ?1",
+                    params![id, sequence, writer, epoch, pairs, kind_bytes, seen, entry.stale, size],
+                )?;
+                *id
+            }
+            None => {
+                self.write(
+                    "INSERT INTO entry VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    params![
+                        path.as_bytes(),
+                        sequence,
+                        writer,
+                        epoch,
+                        pairs,
+                        kind_bytes,
+                        seen,
+                        entry.stale,
+                        size
+                    ],
+                )?;
+                self.connection.last_insert_rowid()
+            }
+        };
+        let old = before.as_ref().and_then(|row| row.entry.record.kind.content());
+        if old != content {
+            self.put_chunks(id, old, content)?;
+        }
+        self.count(old, content);
+        if conflict_of(path).is_some() {
+            let sql = match kind.is_live() {
                 true => "INSERT OR IGNORE INTO conflict VALUES (?1)",
                 false => "DELETE FROM conflict WHERE kept_as = ?1",
             };
-            self.write(sql, [path])?;
+            self.write(sql, [path.as_bytes()])?;
         }
-        let values = params![
-            path,
-            signed(entry.sequence),
-            encode_record(&entry.record),
-            entry.seen.as_ref().map(encode_stat),
-            entry.stale,
-            content.map(|content| signed(content.size())),
-        ];
-        self.write("INSERT OR REPLACE INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6)", values)
+        *self.last.borrow_mut() = Some((path.clone(), Some(Row { id, entry: entry.clone() })));
+        Ok(())
     }
 
     fn forget(&mut self, path: &RelPath) -> Result<(), IndexError> {
-        self.write("DELETE FROM chunk WHERE path = ?1", [path.as_bytes()])?;
+        let Some(Row { id, entry }) = self.find(path)? else { return Ok(()) };
+        let old = entry.record.kind.content();
+        self.put_chunks(id, old, None)?;
+        self.count(old, None);
         self.write("DELETE FROM conflict WHERE kept_as = ?1", [path.as_bytes()])?;
-        self.write("DELETE FROM entry WHERE path = ?1", [path.as_bytes()])
+        self.write("DELETE FROM entry WHERE id = ?1", [id])?;
+        *self.last.borrow_mut() = Some((path.clone(), None));
+        Ok(())
     }
 
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<Entry>, IndexError> {
         let after = after.map_or(&b""[..], RelPath::as_bytes);
-        let sql = format!("SELECT {ENTRY} FROM entry WHERE path > ?1 ORDER BY path LIMIT ?2");
+        let sql = format!("{ENTRY} WHERE path > ?1 ORDER BY path LIMIT ?2");
         self.entries(&sql, params![after, limit as i64])
     }
 
     fn below(&self, dir: &RelPath) -> Result<Vec<Entry>, IndexError> {
         let (from, to) = ([dir.as_bytes(), b"/"].concat(), [dir.as_bytes(), b"0"].concat());
-        let sql = format!("SELECT {ENTRY} FROM entry WHERE path > ?1 AND path < ?2 ORDER BY path");
+        let sql = format!("{ENTRY} WHERE path > ?1 AND path < ?2 ORDER BY path");
         self.entries(&sql, params![from, to])
     }
 
     fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError> {
-        let sql = format!("SELECT {ENTRY} FROM entry WHERE sequence > ?1 ORDER BY sequence LIMIT ?2");
+        let sql = format!("{ENTRY} WHERE sequence > ?1 ORDER BY sequence LIMIT ?2");
         self.entries(&sql, params![signed(sequence), limit as i64])
     }
 
     fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
         let mut statement = self
             .connection
-            .prepare_cached("SELECT path, start, length FROM chunk WHERE hash = ?1 LIMIT 4")?;
-        let mut rows = statement.query([hash.as_bytes()])?;
+            .prepare_cached("SELECT path, start, length FROM chunk JOIN entry ON entry.id = chunk.entry WHERE hash = ?1 LIMIT 4")?;
+        let mut rows = statement.query([short(hash)])?;
         let mut places = Vec::new();
         while let Some(row) = rows.next()? {
             let (offset, length) = (unsigned(row.get(1)?), row.get(2)?);
@@ -273,10 +413,7 @@ impl Index for SqliteIndex {
     }
 
     fn totals(&self) -> Result<Totals, IndexError> {
-        let sql = "SELECT count(size), coalesce(sum(size), 0) FROM entry";
-        let totals =
-            |row: &Row<'_>| Ok(Totals { files: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) });
-        Ok(self.connection.prepare_cached(sql)?.query_row([], totals)?)
+        Ok(self.totals)
     }
 
     fn commit(&mut self) -> Result<(), IndexError> {
@@ -297,12 +434,12 @@ fn damaged(error: impl std::fmt::Display) -> IndexError {
     IndexError(format!("a row is damaged: {error}"))
 }
 
-fn path_of(row: &Row<'_>, column: usize) -> Result<RelPath, IndexError> {
+fn path_of(row: &rusqlite::Row<'_>, column: usize) -> Result<RelPath, IndexError> {
     let bytes: Vec<u8> = row.get(column)?;
     RelPath::new(bytes).map_err(damaged)
 }
 
-fn peer_of(row: &Row<'_>, first: usize) -> rusqlite::Result<PeerState> {
+fn peer_of(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<PeerState> {
     let life = |word: Option<i64>| word.map(|word| IndexId(unsigned(word)));
     Ok(PeerState {
         theirs: life(row.get(first)?),
@@ -321,6 +458,34 @@ const fn unsigned(word: i64) -> u64 {
     word.cast_unsigned()
 }
 
+/// The part of a chunk's hash that leads to its places.
+fn short(hash: &ContentHash) -> i64 {
+    let [head, ..] = hash.as_bytes().as_chunks::<8>().0 else { unreachable!("a hash has 32 bytes") };
+    i64::from_le_bytes(*head)
+}
+
+/// Seven bits in each byte, the lowest first; all bytes but the last have their highest bit set.
+fn put_word(out: &mut Vec<u8>, mut word: u64) {
+    while word >= 0x80 {
+        out.push(word as u8 | 0x80);
+        word >>= 7;
+    }
+    out.push(word as u8);
+}
+
+fn take_word(bytes: &mut &[u8]) -> Result<u64, IndexError> {
+    let mut word = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first().ok_or_else(|| damaged("number"))?;
+        *bytes = rest;
+        word |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(word);
+        }
+    }
+    Err(damaged("number"))
+}
+
 fn encode_stat(stat: &Stat) -> Vec<u8> {
     let kind = match stat.kind {
         FileKind::File => 0,
@@ -328,28 +493,51 @@ fn encode_stat(stat: &Stat) -> Vec<u8> {
         FileKind::Symlink => 2,
         FileKind::Special => 3,
     };
-    let times = [stat.mtime_ns.cast_unsigned(), stat.ctime_ns.cast_unsigned()];
-    let words = [kind, stat.size, u64::from(stat.mode), times[0], times[1], stat.dev, stat.ino, stat.side];
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    // The change time is most often a little later than the modification time: a short number.
+    let since = stat.ctime_ns.wrapping_sub(stat.mtime_ns);
+    let times = [stat.mtime_ns.cast_unsigned(), (since << 1 ^ since >> 63).cast_unsigned()];
+    let mut out = Vec::with_capacity(40);
+    for word in [kind, stat.size, u64::from(stat.mode), times[0], times[1], stat.dev, stat.ino, stat.side] {
+        put_word(&mut out, word);
+    }
+    out
 }
 
-fn decode_stat(bytes: &[u8]) -> Result<Stat, IndexError> {
-    let (words, []) = bytes.as_chunks::<8>() else { return Err(damaged("fingerprint")) };
-    let &[kind, size, mode, mtime, ctime, dev, ino, side] = words else { return Err(damaged("fingerprint")) };
-    let word = u64::from_le_bytes;
-    Ok(Stat {
-        kind: match word(kind) {
-            0 => FileKind::File,
-            1 => FileKind::Dir,
-            2 => FileKind::Symlink,
-            _ => FileKind::Special,
-        },
-        size: word(size),
-        mode: u32::try_from(word(mode)).map_err(damaged)?,
-        mtime_ns: word(mtime).cast_signed(),
-        ctime_ns: word(ctime).cast_signed(),
-        dev: word(dev),
-        ino: word(ino),
-        side: word(side),
-    })
+fn decode_stat(mut bytes: &[u8]) -> Result<Stat, IndexError> {
+    let mut word = || take_word(&mut bytes);
+    let kind = match word()? {
+        0 => FileKind::File,
+        1 => FileKind::Dir,
+        2 => FileKind::Symlink,
+        _ => FileKind::Special,
+    };
+    let (size, mode) = (word()?, u32::try_from(word()?).map_err(damaged)?);
+    let (mtime_ns, since) = (word()?.cast_signed(), word()?);
+    let since = (since >> 1).cast_signed() ^ -(since & 1).cast_signed();
+    let ctime_ns = mtime_ns.wrapping_add(since);
+    Ok(Stat { kind, size, mode, mtime_ns, ctime_ns, dev: word()?, ino: word()?, side: word()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_come_back_whatever_their_times() {
+        for (mtime_ns, ctime_ns) in [(0, 0), (1_700_000_000_000_000_000, 0), (i64::MAX, i64::MIN), (-5, 7)] {
+            let stat = Stat {
+                kind: FileKind::Symlink,
+                size: u64::MAX,
+                mode: 0o7777,
+                mtime_ns,
+                ctime_ns,
+                dev: 66,
+                ino: 1 << 40,
+                side: 0,
+            };
+            assert_eq!(decode_stat(&encode_stat(&stat)), Ok(stat));
+        }
+        assert!(decode_stat(&[0, 1]).is_err());
+        assert!(decode_stat(&[0xff; 40]).is_err());
+    }
 }

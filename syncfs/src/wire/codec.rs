@@ -168,22 +168,22 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     Ok(message)
 }
 
-/// Encodes what a record says, without its path: how the index stores it.
+/// Encodes what stands at a path: how the index stores it.
 #[cfg(feature = "driver")]
 #[must_use]
-pub(crate) fn encode_record(record: &Record) -> Vec<u8> {
-    let mut out = Writer(Vec::new());
-    out.record(record);
+pub(crate) fn encode_kind(kind: &Kind) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(64));
+    out.kind(kind);
     out.0
 }
 
-/// The inverse of [`encode_record`].
+/// The inverse of [`encode_kind`].
 #[cfg(feature = "driver")]
-pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
+pub(crate) fn decode_kind(bytes: &[u8]) -> Result<Kind, DecodeError> {
     let mut input = Reader(bytes);
-    let record = input.record()?;
+    let kind = input.kind()?;
     input.end()?;
-    Ok(record)
+    Ok(kind)
 }
 
 /// Encodes a vector: how the index stores it.
@@ -273,7 +273,11 @@ impl Writer {
         self.0.extend_from_slice(record.by.as_bytes());
         self.word(record.epoch);
         self.vector(&record.version);
-        match &record.kind {
+        self.kind(&record.kind);
+    }
+
+    fn kind(&mut self, kind: &Kind) {
+        match kind {
             Kind::Deleted => self.byte(0),
             Kind::File { mode, mtime_ns, content } => {
                 self.byte(1);
@@ -435,7 +439,12 @@ impl<'a> Reader<'a> {
         if version.counter(&by) == 0 {
             return Err(DecodeError::Invalid("writer of a record"));
         }
-        let kind = match self.byte()? {
+        let kind = self.kind()?;
+        Ok(Record { path, kind, version, by, epoch })
+    }
+
+    fn kind(&mut self) -> Result<Kind, DecodeError> {
+        Ok(match self.byte()? {
             0 => Kind::Deleted,
             1 => Kind::File {
                 mode: self.mode()?,
@@ -445,8 +454,7 @@ impl<'a> Reader<'a> {
             2 => Kind::Dir { mode: self.mode()? },
             3 => Kind::Symlink { target: self.target()? },
             _ => return Err(DecodeError::Unknown("record kind")),
-        };
-        Ok(Record { path, kind, version, by, epoch })
+        })
     }
 
     fn mode(&mut self) -> Result<u32, DecodeError> {

@@ -8,7 +8,7 @@ mod codec;
 
 pub use codec::{DecodeError, decode, encode};
 #[cfg(feature = "driver")]
-pub(crate) use codec::{decode_record, decode_vector, encode_record, encode_vector};
+pub(crate) use codec::{decode_kind, decode_vector, encode_kind, encode_vector};
 
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::Fence;
