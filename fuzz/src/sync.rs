@@ -1,10 +1,11 @@
 //! syncfs: whatever a peer may send (messages, paths, records), and sessions under lists of operations.
 
+use syncfs::disk::Run;
 use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
-use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, decode, encode};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
 
 use crate::Seed;
@@ -135,6 +136,20 @@ fn device(input: &mut Input<'_>) -> DeviceId {
     DeviceId::from_bytes([input.byte() % 4; 32])
 }
 
+fn wanted() -> Message {
+    Message::Want(vec![
+        Want::whole(ContentHash::of(b"a")),
+        Want { hash: ContentHash::of(b"b"), basis: Some(ContentHash::of(b"c")) },
+    ])
+}
+
+fn patched() -> Message {
+    Message::Patch {
+        hash: ContentHash::of(b"b"),
+        runs: vec![Run { offset: 2, bytes: b"two".to_vec() }, Run { offset: 9, bytes: b"x".to_vec() }],
+    }
+}
+
 /// Seeds of [`message`].
 pub fn message_seeds() -> Vec<Seed> {
     let (device, index) = (DeviceId::from_bytes([1; 32]), IndexId(7));
@@ -185,7 +200,8 @@ pub fn message_seeds() -> Vec<Seed> {
         ),
         ("records", full),
         ("ack", encode(&Message::Ack { round: 1, durable: 9, taken: 9 })),
-        ("want", encode(&Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")]))),
+        ("want", encode(&wanted())),
+        ("patch", encode(&patched())),
         ("chunks", encode(&Message::Chunks(vec![Blob::new(b"abc".to_vec()), Blob::new(b"d".to_vec())]))),
         ("bye", encode(&Message::Bye("the folder is being closed".to_owned()))),
         ("token", token.to_string().into()),

@@ -8,7 +8,7 @@ use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
 use syncfs::fence::Fence;
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
-use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, decode, encode};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, ContentHash, DeviceId, IndexId, RelPath, Role};
 
 use crate::Seed;
@@ -111,7 +111,10 @@ impl World {
             }),
             7 => {
                 let chunk = input.pick(&CHUNKS);
-                self.say(Message::Want(vec![ContentHash::of(chunk); usize::from(input.byte() % 4)]));
+                self.say(Message::Want(vec![
+                    Want::whole(ContentHash::of(chunk));
+                    usize::from(input.byte() % 4)
+                ]));
             }
             8 => self.say(Message::Gone(ContentHash::of(input.pick::<&[u8]>(&CHUNKS)))),
             9 => self.say(Message::State { folder: None, index: INDEX, fences: fences(input) }),
@@ -252,7 +255,7 @@ impl World {
             assert_eq!(decode(&bytes).as_ref(), Ok(&message));
             match message {
                 Message::Have { round, since, .. } => (self.round, self.sequence) = (round, since),
-                Message::Want(hashes) => self.wanted.extend(hashes),
+                Message::Want(wants) => self.wanted.extend(wants.into_iter().map(|want| want.hash)),
                 _ => {}
             }
         }

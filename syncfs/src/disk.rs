@@ -74,6 +74,14 @@ pub struct Run {
     pub bytes: Vec<u8>,
 }
 
+impl Run {
+    /// The offset behind its last byte.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.offset as usize + self.bytes.len()
+    }
+}
+
 /// Where an entry is kept when it must leave its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {

@@ -10,7 +10,7 @@ use std::fs;
 use std::time::Duration;
 
 use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
-use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, VERSION, decode, encode};
+use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, Config, ContentHash, DeviceId, Folder, IndexId, RelPath, SyncError, Violation};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -206,8 +206,11 @@ async fn wanting_without_end_ends_the_session() {
     // It asks, and never takes the answers.
     for number in 0..2000_u32 {
         let hash = ContentHash::of(&number.to_le_bytes());
-        let sent =
-            tokio::time::timeout(Duration::from_secs(5), attack.send(&Message::Want(vec![hash; 128]))).await;
+        let sent = tokio::time::timeout(
+            Duration::from_secs(5),
+            attack.send(&Message::Want(vec![Want::whole(hash); 128])),
+        )
+        .await;
         if sent.is_err() || attack.session.is_finished() {
             break;
         }
@@ -251,10 +254,10 @@ async fn a_chunk_that_the_peer_could_not_read_is_asked_for_again() {
     let mut refusals = 3;
     while fs::read(dir.path().join("late")).is_err() {
         let message = tokio::time::timeout(Duration::from_secs(30), peer.receive()).await;
-        let Message::Want(hashes) = message.expect("it asks again") else { continue };
+        let Message::Want(wants) = message.expect("it asks again") else { continue };
         if refusals > 0 {
             refusals -= 1;
-            peer.send(&Message::Gone(hashes[0])).await;
+            peer.send(&Message::Gone(wants[0].hash)).await;
         } else {
             peer.send(&Message::Chunks(vec![Blob::new(b"there after all".to_vec())])).await;
             while !matches!(peer.receive().await, Message::Ack { durable: 1, .. }) {}

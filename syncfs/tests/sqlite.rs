@@ -273,3 +273,84 @@ async fn a_small_commit_costs_little_on_the_wire() {
     println!("first {first} bytes, one commit later {second} bytes");
     assert!(first > 4_000_000 && second < 200_000, "{first} then {second}");
 }
+
+#[tokio::test]
+async fn the_wire_carries_pages_and_not_chunks() {
+    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = Folder::create(Config::new(left.path())).await.unwrap();
+    let b = Folder::create(Config::new(right.path())).await.unwrap();
+    let connection = prepare(&left.path().join("app.db"), "WAL");
+    let bulk = "CREATE TABLE big (n INTEGER PRIMARY KEY, bulk BLOB);
+                WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 12000)
+                INSERT INTO big(bulk) SELECT randomblob(3000) FROM t";
+    connection.execute_batch(bulk).unwrap();
+    let (one, two) = tokio::io::duplex(1 << 20);
+    let sent = Arc::new(AtomicU64::new(0));
+    let (fa, fb) = (a.clone(), b.clone());
+    let one = Counted(one, Arc::clone(&sent));
+    tokio::spawn(async move { fa.sync(one, None).await });
+    tokio::spawn(async move { fb.sync(two, None).await });
+    let token = a.flush().await.unwrap();
+    a.wait(&token, &[b.device()], LONG).await.unwrap();
+    let first = sent.load(Ordering::Relaxed);
+    assert!(first > 36_000_000, "{first}");
+    let cuts = 10;
+    for n in 0..cuts {
+        // Five pages: those of the rows, and none beside.
+        for row in 0..5 {
+            let row = (n * 5 + row) * 211 + 1;
+            connection.execute("UPDATE big SET bulk = randomblob(3000) WHERE n = ?1", [row]).unwrap();
+        }
+        let token = a.flush().await.unwrap();
+        a.wait(&token, &[b.device()], LONG).await.unwrap();
+    }
+    let pages = cuts as u64 * 5 * 4096;
+    let bytes = sent.load(Ordering::Relaxed) - first;
+    println!("{pages} bytes of pages changed, {bytes} on the wire, the lists of chunks included");
+    // A list has 36 bytes for each of 576 chunks.
+    assert!(bytes < 3 * pages + cuts as u64 * 22_000, "{bytes} for {pages}");
+    let copy = right.path().join(".syncfs/copy");
+    fs::copy(right.path().join("app.db"), &copy).unwrap();
+    inspect(&copy);
+}
+
+/// Counts what is written into a stream.
+struct Counted(tokio::io::DuplexStream, Arc<AtomicU64>);
+
+impl tokio::io::AsyncRead for Counted {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Counted {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        let written = std::pin::Pin::new(&mut self.0).poll_write(context, bytes);
+        if let std::task::Poll::Ready(Ok(count)) = &written {
+            self.1.fetch_add(*count as u64, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}

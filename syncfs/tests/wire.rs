@@ -6,11 +6,12 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use syncfs::chunk::CHUNK_BYTES_MAX;
+use syncfs::disk::Run;
 use syncfs::fence::{FENCES_MAX, Fence};
 use syncfs::record::{Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
 use syncfs::wire::{
-    CHUNKS_MAX, DecodeError, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, VERSION,
-    WANT_MAX, decode, encode,
+    CHUNKS_MAX, DecodeError, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, RUNS_MAX,
+    VERSION, WANT_MAX, Want, decode, encode,
 };
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, PathError, RelPath};
 
@@ -68,7 +69,23 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("records", Message::Records { round: 1, records, through: 20, knowledge, complete: true }),
         ("moved", Message::Moved { round: 1, moved }),
         ("ack", Message::Ack { round: 1, durable: 12, taken: 20 }),
-        ("want", Message::Want(vec![ContentHash::of(b"a"), ContentHash::of(b"b")])),
+        (
+            "want",
+            Message::Want(vec![
+                Want::whole(ContentHash::of(b"a")),
+                Want { hash: ContentHash::of(b"b"), basis: Some(ContentHash::of(b"c")) },
+            ]),
+        ),
+        (
+            "patch",
+            Message::Patch {
+                hash: ContentHash::of(b"b"),
+                runs: vec![
+                    Run { offset: 2, bytes: b"two".to_vec() },
+                    Run { offset: 4096, bytes: b"page".to_vec() },
+                ],
+            },
+        ),
         ("chunks", Message::Chunks(vec![Blob::new(b"chunk".to_vec()), Blob::new(b"2".to_vec())])),
         ("gone", Message::Gone(ContentHash::of(b"a"))),
         ("refused", Message::Refused { path: RelPath::new("dir/name").unwrap(), epoch: 3 }),
@@ -112,8 +129,22 @@ fn limits_hold_exactly_at_the_limit() {
     let ok = |message: &Message| assert!(decode(&encode(message)).is_ok());
     let excess = |message: &Message| assert!(matches!(decode(&encode(message)), Err(DecodeError::Limit(_))));
     let hash = ContentHash::of(b"x");
-    ok(&Message::Want(vec![hash; WANT_MAX]));
-    excess(&Message::Want(vec![hash; WANT_MAX + 1]));
+    ok(&Message::Want(vec![Want { hash, basis: Some(hash) }; WANT_MAX]));
+    excess(&Message::Want(vec![Want::whole(hash); WANT_MAX + 1]));
+    let runs = |count: u32| {
+        let runs = (0..count).map(|at| Run { offset: 2 * at, bytes: vec![1] }).collect();
+        Message::Patch { hash, runs }
+    };
+    ok(&runs(RUNS_MAX as u32));
+    excess(&runs(RUNS_MAX as u32 + 1));
+    let bad = |runs: Vec<Run>| {
+        assert_eq!(decode(&encode(&Message::Patch { hash, runs })), Err(DecodeError::Invalid("run")));
+    };
+    let run = |offset, length| Run { offset, bytes: vec![1; length] };
+    bad(vec![run(3, 0), run(9, 9)]);
+    bad(vec![run(0, 4), run(3, 1)]);
+    bad(vec![run(CHUNK_BYTES_MAX as u32, 1)]);
+    bad(vec![run(u32::MAX, 2)]);
     ok(&Message::Chunks(vec![Blob::new(vec![0; CHUNK_BYTES_MAX])]));
     excess(&Message::Chunks(vec![Blob::new(vec![0; CHUNK_BYTES_MAX + 1])]));
     ok(&Message::Chunks(vec![Blob::new(vec![0]); CHUNKS_MAX]));
@@ -188,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_messages_decode_to_what_encodes_to_the_same(which in 0_usize..12, at in any::<u16>(), with in any::<u8>()) {
+    fn damaged_messages_decode_to_what_encodes_to_the_same(which in 0_usize..13, at in any::<u16>(), with in any::<u8>()) {
         let mut bytes = encode(&samples()[which].1);
         let at = usize::from(at) % bytes.len();
         bytes[at] ^= with;

@@ -16,12 +16,11 @@ use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::Disk;
 use crate::error::{StoreError, Violation};
 use crate::fence::Fence;
-use crate::hash::ContentHash;
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::{Event, Summary};
-use crate::wire::{Message, Numbered, RECORDS_MAX, VERSION};
+use crate::wire::{Message, Numbered, RECORDS_MAX, VERSION, Want};
 
 use super::pending::Pending;
 use super::transfer::Wants;
@@ -55,7 +54,7 @@ pub(super) struct Session {
     greeted: bool,
     farewell: bool,
     control: VecDeque<Message>,
-    serve: VecDeque<ContentHash>,
+    serve: VecDeque<Want>,
     last_heard_ms: u64,
     last_sent_ms: u64,
     out: Outgoing,
@@ -168,13 +167,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
             Message::Moved { round, moved } => self.moved(id, round, moved)?,
             Message::Ack { round, durable, taken } => self.ack(id, round, durable, taken)?,
-            Message::Want(hashes) => {
-                session.serve.extend(hashes);
+            Message::Want(wants) => {
+                session.serve.extend(wants);
                 if session.serve.len() > ASKED_MAX {
                     session.fail(Violation::Excess("chunks asked for at once"));
                 }
             }
             Message::Chunks(blobs) => blobs.iter().try_for_each(|blob| self.chunk_arrived(id, blob))?,
+            Message::Patch { hash, runs } => self.patch_arrived(id, hash, &runs)?,
             Message::Gone(hash) => self.chunk_gone(id, hash),
             Message::Refused { path, .. } => self.event(Event::Refused(path)),
             Message::Ping => {}

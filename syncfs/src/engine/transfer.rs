@@ -4,14 +4,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::disk::{Disk, DiskError, Stat, is_intact};
+use crate::disk::{Disk, DiskError, Run, Stat, is_intact};
 use crate::error::{StoreError, Violation};
 use crate::hash::{Blob, ContentHash};
 use crate::index::{Entry, Index, PeerState};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, reconcile};
 use crate::record::{Chunk, Kind, Record};
-use crate::wire::{Message, WANT_MAX};
+use crate::wire::{Message, WANT_MAX, Want};
 
 use super::pending::{Fetched, Key, Missing, Pending, Stage, content_of};
 use super::{ASKED_MAX, Engine, OWN, SessionId};
@@ -31,17 +31,17 @@ pub(super) struct Wants {
     /// Who waits for a chunk.
     waiting: BTreeMap<ContentHash, Vec<Key>>,
     /// Not asked for yet.
-    queue: VecDeque<(ContentHash, u32)>,
-    /// Asked for, with length.
-    asked: BTreeMap<ContentHash, u32>,
+    queue: VecDeque<(Want, u32)>,
+    /// Asked for, with basis and length.
+    asked: BTreeMap<ContentHash, (Option<ContentHash>, u32)>,
     asked_bytes: u64,
 }
 
 impl Wants {
-    fn add(&mut self, hash: ContentHash, length: u32, key: &Key) {
-        let waiting = self.waiting.entry(hash).or_default();
+    fn add(&mut self, want: Want, length: u32, key: &Key) {
+        let waiting = self.waiting.entry(want.hash).or_default();
         if waiting.is_empty() {
-            self.queue.push_back((hash, length));
+            self.queue.push_back((want, length));
         }
         if !waiting.contains(key) {
             waiting.push(key.clone());
@@ -50,23 +50,31 @@ impl Wants {
 
     /// The next request that fits the window.
     pub(super) fn poll(&mut self) -> Option<Message> {
-        let mut hashes = Vec::new();
-        while hashes.len() < WANT_MAX && self.asked.len() < ASKED_MAX {
-            let Some(&(hash, length)) = self.queue.front() else { break };
+        let mut wants = Vec::new();
+        while wants.len() < WANT_MAX && self.asked.len() < ASKED_MAX {
+            let Some(&(want, length)) = self.queue.front() else { break };
             if self.asked_bytes > 0 && self.asked_bytes + u64::from(length) > WINDOW_BYTES {
                 break;
             }
             self.queue.pop_front();
-            self.asked.insert(hash, length);
+            self.asked.insert(want.hash, (want.basis, length));
             self.asked_bytes += u64::from(length);
-            hashes.push(hash);
+            wants.push(want);
         }
-        (!hashes.is_empty()).then_some(Message::Want(hashes))
+        (!wants.is_empty()).then_some(Message::Want(wants))
+    }
+
+    /// What came for a chunk was of no use: it is asked for again, whole.
+    fn again(&mut self, hash: &ContentHash) {
+        if let Some((_, length)) = self.asked.remove(hash) {
+            self.asked_bytes -= u64::from(length);
+            self.queue.push_front((Want::whole(*hash), length));
+        }
     }
 
     /// The answer to a request came. `None` if there was no such request.
     fn answered(&mut self, hash: &ContentHash) -> Option<Vec<Key>> {
-        let length = self.asked.remove(hash)?;
+        let (_, length) = self.asked.remove(hash)?;
         self.asked_bytes -= u64::from(length);
         Some(self.waiting.remove(hash).unwrap_or_default())
     }
@@ -196,8 +204,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         } else if missing.is_empty() {
             self.seal(key)
         } else {
-            self.fetch(key, missing);
-            Ok(())
+            self.fetch(key, missing)
         }
     }
 
@@ -285,8 +292,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(false)
     }
 
-    fn fetch(&mut self, key: &Key, missing: Missing) {
-        let Some(pending) = self.pending.get(key) else { return };
+    fn fetch(&mut self, key: &Key, missing: Missing) -> Result<(), StoreError> {
+        // What stands in the same places of the version that is here.
+        let entry = self.index.entry(&key.0)?;
+        let current = entry.as_ref().and_then(|entry| entry.record.kind.content());
+        let bases: BTreeMap<u64, ContentHash> = current
+            .into_iter()
+            .flat_map(|content| content.placed())
+            .map(|(offset, chunk)| (offset, chunk.hash))
+            .collect();
+        let Some(pending) = self.pending.get(key) else { return Ok(()) };
         let asked = &pending.asked;
         let ready = |(id, session): &(&SessionId, &super::Session)| {
             session.ended.is_none() && session.peer.is_some() && !asked.contains(*id)
@@ -303,14 +318,52 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let Some(session) = source.and_then(|id| self.sessions.get_mut(&id)) else {
             // Nobody to ask: the next session that opens starts it again.
             self.pending.set_stage(key, Stage::Gone);
-            return;
+            return Ok(());
         };
         for (offset, chunk) in content_of(&pending.record).placed() {
             if missing.contains_key(&(chunk.hash, offset)) {
-                session.wants.add(chunk.hash, chunk.length, key);
+                let basis = bases.get(&offset).copied();
+                session.wants.add(Want { hash: chunk.hash, basis }, chunk.length, key);
             }
         }
         self.pending.set_stage(key, Stage::Fetching(missing));
+        Ok(())
+    }
+
+    /// What differs in a chunk from the basis that this replica named.
+    pub(super) fn patch_arrived(
+        &mut self,
+        from: SessionId,
+        hash: ContentHash,
+        runs: &[Run],
+    ) -> Result<(), StoreError> {
+        let session = self.sessions.get_mut(&from).expect("the caller checked the session");
+        let asked = session.wants.asked.get(&hash).copied();
+        let Some((Some(basis), length)) =
+            asked.filter(|(_, length)| runs.iter().all(|run| run.end() <= *length as usize))
+        else {
+            session.ended = Some(Violation::BadChunk);
+            return Ok(());
+        };
+        let mut patched = None;
+        for place in self.index.locate(&basis)? {
+            let chunk = Chunk { hash: basis, length: place.length };
+            match self.disk.read_chunk(&place.path, place.offset, &chunk) {
+                Ok(Some(blob)) => {
+                    patched = Blob::named(patch(blob.bytes(), length, runs), &hash);
+                    break;
+                }
+                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        match patched {
+            Some(blob) => self.chunk_arrived(from, &blob),
+            None => {
+                self.sessions.entry(from).and_modify(|session| session.wants.again(&hash));
+                Ok(())
+            }
+        }
     }
 
     /// A chunk arrived.
@@ -319,7 +372,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if session.ended.is_some() {
             return Ok(());
         }
-        let length = session.wants.asked.get(blob.hash()).copied();
+        let length = session.wants.asked.get(blob.hash()).map(|(_, length)| *length);
         let Some(length) = length.filter(|length| *length as usize == blob.bytes().len()) else {
             session.ended = Some(Violation::BadChunk);
             return Ok(());
@@ -409,4 +462,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
             });
         }
     }
+}
+
+/// Changes `runs` in the bytes of a basis, brought to `length`.
+fn patch(basis: &[u8], length: u32, runs: &[Run]) -> Vec<u8> {
+    let mut bytes = basis.to_vec();
+    bytes.resize(length as usize, 0);
+    for run in runs {
+        bytes[run.offset as usize..run.end()].copy_from_slice(&run.bytes);
+    }
+    bytes
 }

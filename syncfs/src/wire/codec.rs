@@ -1,6 +1,8 @@
 //! Bytes <-> [`Message`]. Integers are little-endian; lists and texts have a `u32` count before them, which is checked
 //! against its limit and against the bytes that are left before anything is allocated.
 
+mod want;
+
 use thiserror::Error;
 
 use super::{
@@ -84,11 +86,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.word(*durable);
             out.word(*taken);
         }
-        Message::Want(hashes) => {
-            out.byte(6);
-            out.count(hashes.len());
-            hashes.iter().for_each(|hash| out.0.extend_from_slice(hash.as_bytes()));
-        }
+        Message::Want(wants) => out.wants(wants),
         Message::Chunks(blobs) => {
             out.0.reserve(5 + blobs.iter().map(|blob| 4 + blob.bytes().len()).sum::<usize>());
             out.byte(7);
@@ -110,6 +108,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.moved(moved);
         }
         Message::Ping => out.byte(10),
+        Message::Patch { hash, runs } => out.patch(hash, runs),
         Message::Bye(reason) => {
             out.byte(11);
             out.bytes(reason.as_bytes());
@@ -147,8 +146,8 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         4 => input.records()?,
         5 => Message::Ack { round: input.word()?, durable: input.word()?, taken: input.word()? },
         6 => {
-            let count = input.count(WANT_MAX, 32, "want list")?;
-            Message::Want((0..count).map(|_| input.hash()).collect::<Result<_, _>>()?)
+            let count = input.count(WANT_MAX, 33, "want list")?;
+            Message::Want((0..count).map(|_| input.want()).collect::<Result<_, _>>()?)
         }
         7 => {
             let count = input.count(CHUNKS_MAX, 5, "chunk list")?;
@@ -162,6 +161,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             let text = input.bytes(BYE_BYTES_MAX, "reason")?;
             Message::Bye(String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Invalid("text"))?)
         }
+        13 => Message::Patch { hash: input.hash()?, runs: input.runs()? },
         _ => return Err(DecodeError::Unknown("message type")),
     };
     input.end()?;

@@ -11,6 +11,7 @@ pub use codec::{DecodeError, decode, encode};
 pub(crate) use codec::{decode_kind, decode_vector, encode_kind, encode_vector};
 
 use crate::device::{DeviceId, FolderId, IndexId};
+use crate::disk::Run;
 use crate::fence::Fence;
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
@@ -28,6 +29,8 @@ pub const MOVED_MAX: usize = 1 << 16;
 pub const WANT_MAX: usize = 512;
 /// Most chunks in one [`Message::Chunks`].
 pub const CHUNKS_MAX: usize = 512;
+/// Most runs in one [`Message::Patch`]: every other block of the largest chunk.
+pub const RUNS_MAX: usize = 512;
 /// Longest text in [`Message::Bye`], in bytes.
 pub const BYE_BYTES_MAX: usize = 512;
 
@@ -64,6 +67,23 @@ impl Moved {
     #[must_use]
     pub const fn last(&self) -> u64 {
         self.first + 2 * self.count as u64 - 1
+    }
+}
+
+/// A request for a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Its name.
+    pub hash: ContentHash,
+    /// The chunk that stands in its place in the version that the asker has: what differs from it is enough.
+    pub basis: Option<ContentHash>,
+}
+
+impl Want {
+    /// The whole chunk.
+    #[must_use]
+    pub const fn whole(hash: ContentHash) -> Self {
+        Self { hash, basis: None }
     }
 }
 
@@ -134,9 +154,16 @@ pub enum Message {
         taken: u64,
     },
     /// Send me these chunks.
-    Want(Vec<ContentHash>),
+    Want(Vec<Want>),
     /// Chunks that were wanted. Their names are not sent: whoever decodes them hashes them.
     Chunks(Vec<Blob>),
+    /// A chunk that was wanted, as what differs from the basis that the sender of the `Want` has.
+    Patch {
+        /// The chunk.
+        hash: ContentHash,
+        /// What to change in the bytes of the basis, brought to the length of the chunk: in order, none overlapping.
+        runs: Vec<Run>,
+    },
     /// I do not have this chunk any more; a newer record will follow.
     Gone(ContentHash),
     /// Your record is of a stale epoch; I will not take it.

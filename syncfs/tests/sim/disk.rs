@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use syncfs::chunk::content_of;
 use syncfs::device::DeviceId;
-use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat};
+use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Run, Stat};
 use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
 use syncfs::record::Chunk;
 use syncfs::{Blob, Conflict, ContentHash, RelPath};
@@ -43,6 +43,8 @@ pub(crate) struct Store {
     /// Changes of names since the last sync, oldest first; each is atomic.
     log: Vec<Vec<(Name, Option<u64>)>>,
     read: BTreeSet<u64>,
+    /// Chunks that were read, by which patches are made.
+    archive: BTreeMap<ContentHash, Vec<u8>>,
     next_ino: u64,
     clock: i64,
     pub(crate) steps: u64,
@@ -303,7 +305,12 @@ impl Disk for SimDisk {
             return Err(DiskError::Changed);
         }
         store.read.insert(stat.ino);
-        let content = content_of(&store.inodes[&stat.ino].data);
+        let data = store.inodes[&stat.ino].data.clone();
+        let content = content_of(&data);
+        for (offset, chunk) in content.placed() {
+            let bytes = data[offset as usize..][..chunk.length as usize].to_vec();
+            store.archive.insert(chunk.hash, bytes);
+        }
         Ok(Reading { content, stat: *stat, mtime_ns: stat.mtime_ns, cut: false })
     }
 
@@ -314,6 +321,21 @@ impl Disk for SimDisk {
         let from = offset as usize;
         let bytes = store.inodes[ino].data.get(from..from + chunk.length as usize);
         Ok(bytes.and_then(|bytes| Blob::named(bytes.to_vec(), &chunk.hash)))
+    }
+
+    fn patch(
+        &mut self,
+        path: &RelPath,
+        offset: u64,
+        chunk: &Chunk,
+        basis: &ContentHash,
+    ) -> Result<Option<Vec<Run>>, DiskError> {
+        let Some(now) = self.read_chunk(path, offset, chunk)? else { return Ok(None) };
+        let store = self.0.borrow();
+        let Some(before) = store.archive.get(basis) else { return Ok(None) };
+        let differs = |at: &usize| before.get(*at) != now.bytes().get(*at);
+        let changed = (0..now.bytes().len()).filter(differs);
+        Ok(Some(changed.map(|at| Run { offset: at as u32, bytes: vec![now.bytes()[at]] }).collect()))
     }
 
     fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {

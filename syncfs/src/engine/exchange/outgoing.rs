@@ -1,12 +1,12 @@
 //! What a session says next: an answer that is due, an acknowledgement, a batch of records, chunks, a sign of life.
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, Run};
 use crate::error::StoreError;
 use crate::hash::{Blob, ContentHash};
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::{Chunk, VersionVector};
-use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Moved, Numbered, RECORDS_MAX, VERSION};
+use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Moved, Numbered, RECORDS_MAX, RUNS_MAX, VERSION};
 
 use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId};
 
@@ -144,7 +144,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let (mut blobs, mut bytes) = (Vec::new(), 0);
         while bytes < PACK_BYTES && blobs.len() < CHUNKS_MAX {
             let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-            let Some(hash) = session.serve.pop_front() else { break };
+            // A patch is a message of its own.
+            if !blobs.is_empty() && session.serve.front().is_some_and(|want| want.basis.is_some()) {
+                break;
+            }
+            let Some(want) = session.serve.pop_front() else { break };
+            let hash = want.hash;
+            if let Some(basis) = want.basis
+                && let Some(runs) = self.patch(&hash, &basis)?
+            {
+                return Ok(Message::Patch { hash, runs });
+            }
             match self.find(&hash)? {
                 Some(blob) => {
                     bytes += blob.bytes().len();
@@ -158,6 +168,22 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         }
         Ok(Message::Chunks(blobs))
+    }
+
+    /// What changed in a chunk since another stood in its place, if that is known and less than half of it.
+    fn patch(&mut self, hash: &ContentHash, basis: &ContentHash) -> Result<Option<Vec<Run>>, StoreError> {
+        for place in self.index.locate(hash)? {
+            let chunk = Chunk { hash: *hash, length: place.length };
+            match self.disk.patch(&place.path, place.offset, &chunk, basis) {
+                Ok(Some(runs)) => {
+                    let bytes: usize = runs.iter().map(|run| run.bytes.len()).sum();
+                    return Ok((bytes <= chunk.length as usize / 2 && runs.len() <= RUNS_MAX).then_some(runs));
+                }
+                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Reads a chunk. If it is not where the index says, that file has changed: it is looked at again, and its newer
