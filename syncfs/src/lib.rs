@@ -44,8 +44,9 @@
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
+//! | [`greeting`] | which folder a stream is about, before its first message |
 //! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone), `keeping` (history) |
-//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `history`, `state`, `watch`, `stream`, `identity` and `tls` |
+//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `history`, `state`, `watch`, `stream`, `identity` and `tls`, `limit` (shares of a line) |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
 //! index, reads and chunks it, and puts a record under the next sequence; `exchange` sends the record to each peer
@@ -109,6 +110,7 @@ mod driver;
 pub mod engine;
 mod error;
 pub mod fence;
+pub mod greeting;
 pub mod hash;
 pub mod history;
 pub mod ignore;
@@ -125,7 +127,7 @@ pub use config::Config;
 pub use device::{DeviceId, FolderId, IdError, IndexId};
 pub use digest::{Digest, Digester};
 #[cfg(feature = "driver")]
-pub use driver::Folder;
+pub use driver::{Folder, limit};
 #[cfg(feature = "tls")]
 pub use driver::{Identity, KeyError, tls};
 pub use error::{

@@ -10,6 +10,7 @@ mod history;
 #[cfg(feature = "tls")]
 mod identity;
 mod keep;
+pub mod limit;
 mod sqlite_index;
 mod state;
 mod stream;
