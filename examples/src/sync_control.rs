@@ -4,6 +4,7 @@
 //! nobody serves the folder, it is opened for the time of the question.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,10 +13,14 @@ use syncfs::{Config, DeviceId, Folder};
 
 use crate::control::{self, ControlError};
 use crate::daemon::Failure;
+use crate::sync_journal::Extract;
+use crate::sync_node::Node;
 use crate::sync_report::{self, ConflictReport, SyncReport};
 
 /// How long a question may take, beyond what was asked for.
 pub const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// How long a question about events may wait for one.
+pub const EVENTS_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A question to a running daemon.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +37,13 @@ pub enum Request {
         /// When to give up and name who lags.
         timeout_ms: u64,
     },
+    /// What happened? Answered by an [`Extract`] of the daemon's journal, as soon as there is something.
+    Events {
+        /// The number of the last event that is known; none to begin with the next one.
+        after: Option<u64>,
+        /// When to answer although nothing happened, at most [`EVENTS_WAIT_MAX`].
+        wait_ms: u64,
+    },
 }
 
 /// The control socket of the replica in `dir`.
@@ -39,17 +51,28 @@ pub fn path(dir: &Path) -> PathBuf {
     dir.join(".syncfs").join("control.sock")
 }
 
-/// Answers a question; `known` are the peers that the daemon was started with.
-pub async fn answer(folder: Folder, known: Vec<DeviceId>, request: Request) -> Result<Value, Failure> {
+/// Answers a question about the folder at this place of a daemon.
+pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<Value, Failure> {
+    let share = &node.folders()[place];
+    let folder = &share.folder;
     Ok(match request {
-        Request::Status => serde_json::to_value(sync_report::status(&folder).await?)?,
-        Request::Conflicts => serde_json::to_value(sync_report::conflicts(&folder).await?)?,
+        Request::Status => {
+            let mut report = sync_report::status(folder).await?;
+            node.complete(place, &mut report);
+            serde_json::to_value(report)?
+        }
+        Request::Conflicts => serde_json::to_value(sync_report::conflicts(folder).await?)?,
+        Request::Events { after, wait_ms } => {
+            let after = after.unwrap_or_else(|| share.journal.last());
+            let wait = Duration::from_millis(wait_ms).min(EVENTS_WAIT_MAX);
+            serde_json::to_value(share.journal.since(after, wait).await)?
+        }
         Request::Wait { peers, timeout_ms } => {
-            let peers = match peers.is_empty() {
-                true if known.is_empty() => {
+            let peers: Vec<DeviceId> = match peers.is_empty() {
+                true if share.served.peers.is_empty() => {
                     return Err(Failure::new("there is no peer to wait for: serve with --peer"));
                 }
-                true => known,
+                true => share.served.peers.iter().copied().collect(),
                 false => peers.iter().map(|id| id.parse()).collect::<Result<_, _>>()?,
             };
             let token = folder.flush().await?;
@@ -95,5 +118,18 @@ pub async fn wait(dir: &Path, peers: Vec<String>, timeout: Duration) -> Result<(
             Err(Failure::new(format!("nobody serves {dir}, {reason} `syncd serve {dir}`")))
         }
         asked => Ok(asked.map(drop)?),
+    }
+}
+
+/// The events of the replica in `dir` after number `after`, or from now on; none if nothing happens for a while.
+pub async fn events(dir: &Path, after: Option<u64>) -> Result<Extract, Failure> {
+    let wait_ms = EVENTS_WAIT_MAX.as_millis().try_into().unwrap_or(u64::MAX);
+    let request = Request::Events { after, wait_ms };
+    match control::ask(&path(dir), &request, EVENTS_WAIT_MAX + ASK_LIMIT).await {
+        Err(ControlError::NotRunning(_)) => {
+            let dir = dir.display();
+            Err(Failure::new(format!("nobody serves {dir}, so nothing happens: start `syncd serve {dir}`")))
+        }
+        asked => Ok(asked?),
     }
 }

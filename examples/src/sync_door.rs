@@ -1,136 +1,231 @@
-//! Who may come in: the first line of a stream to `syncd`, and the loop that lets peers in by it.
-//!
-//! The dialler says `syncd/1 DEVICE\n`; the listener goes on only if that device is one that it was told of, and
-//! the session then holds the peer to it. The line is a claim, not a proof: streams are not authenticated, which is
-//! why `syncd` keeps to private networks. What TLS with pinned keys will prove later takes this line's place.
+//! The first bytes inside a proven stream: which folder it is about, and whether the other side wants that.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
-use syncfs::{DeviceId, Folder};
+use syncfs::greeting::{Answer, BYTES_MAX, Greeting, GreetingError, Label, Refusal};
+use syncfs::tls::TlsError;
+use syncfs::{DeviceId, FolderId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-/// The most streams that are served at once; more wait to be accepted.
-pub const SESSIONS_MAX: usize = 64;
-/// The longest first line.
-pub const LINE_MAX_BYTES: usize = 128;
-/// How long a dialler may take to say it.
-pub const LINE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long either side may take to say its part.
+pub const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 
-const GREETING: &str = "syncd/1 ";
-
-/// Why a stream was not let in.
+/// Why a stream did not become a session.
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
     /// The stream broke.
-    #[error("the stream broke before its first line: {0}")]
+    #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    /// It did not say who it is in time.
-    #[error("no first line within {} s", LINE_DEADLINE.as_secs())]
+    /// Its other end did not prove who it is.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It did not say in time what it wants, or whether it is wanted.
+    #[error("no greeting within {} s", GREETING_DEADLINE.as_secs())]
     Slow,
     /// It does not speak this protocol.
-    #[error("the first line is not `syncd/1 DEVICE`: not a syncd, or another version")]
-    Foreign,
-    /// It is nobody that this replica was told of.
-    #[error("{0} is not among the --peer devices")]
-    Unknown(DeviceId),
+    #[error("{0}: run the same version on both sides")]
+    Greeting(#[from] GreetingError),
+    /// The other side does not want this.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// We do not want this.
+    #[error("{device} was turned away: {why}")]
+    TurnedAway {
+        /// Who it is.
+        device: DeviceId,
+        /// Why, in words about this side.
+        why: &'static str,
+        /// What it is told.
+        told: Refusal,
+    },
 }
 
-/// Says who dials.
-pub async fn knock(stream: &mut (impl AsyncWrite + Unpin), own: DeviceId) -> io::Result<()> {
-    stream.write_all(format!("{GREETING}{own}\n").as_bytes()).await
-}
-
-/// Reads who dials; nothing beyond the line is consumed.
-pub async fn open(stream: &mut (impl AsyncRead + Unpin), known: &[DeviceId]) -> Result<DeviceId, DoorError> {
-    let line =
-        tokio::time::timeout(LINE_DEADLINE, read_line(stream)).await.map_err(|_| DoorError::Slow)??;
-    let device = line.strip_prefix(GREETING).and_then(|id| id.parse::<DeviceId>().ok());
-    let device = device.ok_or(DoorError::Foreign)?;
-    if known.contains(&device) { Ok(device) } else { Err(DoorError::Unknown(device)) }
-}
-
-async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<String, DoorError> {
-    let mut line = Vec::new();
-    while line.len() < LINE_MAX_BYTES {
-        match stream.read_u8().await? {
-            b'\n' => return String::from_utf8(line).map_err(|_| DoorError::Foreign),
-            byte => line.push(byte),
+impl DoorError {
+    /// The reason as a short fixed word, to count by.
+    pub fn reason(&self) -> &'static str {
+        let refusal = |refusal: &Refusal| match refusal {
+            Refusal::UnknownDevice => "unknown-device",
+            Refusal::UnknownFolder => "unknown-folder",
+            Refusal::Ambiguous => "ambiguous-folder",
+            Refusal::Connected => "connected",
+            Refusal::Version => "version",
+            _ => "other",
+        };
+        match self {
+            Self::Io(_) => "io",
+            Self::Tls(error) => error.reason(),
+            Self::Slow => "slow",
+            Self::Greeting(_) => "greeting",
+            Self::Refused(why) => refusal(why),
+            Self::TurnedAway { told, .. } => refusal(told),
         }
     }
-    Err(DoorError::Foreign)
 }
 
-/// Lets the known devices in and syncs with each, for ever; sessions end when the future is dropped.
-pub async fn accept(folder: Folder, known: Vec<DeviceId>, listener: TcpListener) {
-    let known: Arc<[DeviceId]> = known.into();
-    let places = Arc::new(Semaphore::new(SESSIONS_MAX));
-    let mut sessions = JoinSet::new();
-    loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        while sessions.try_join_next().is_some() {}
-        let (mut stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors: let others end first.
-                tracing::warn!(%error, "cannot accept a stream");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (folder, known) = (folder.clone(), known.clone());
-        sessions.spawn(async move {
-            let _place = place;
-            let peer = match open(&mut stream, &known).await {
-                Ok(peer) => peer,
-                Err(error) => return tracing::info!(%from, %error, "not let in"),
-            };
-            // Without it small messages wait for the peer's delayed acknowledgements.
-            let _ = stream.set_nodelay(true);
-            match folder.sync(stream, Some(peer)).await {
-                Ok(summary) => tracing::info!(%from, %peer, ?summary, "a sync stream ended"),
-                Err(error) => tracing::info!(%from, %peer, %error, "a sync stream failed"),
-            }
-        });
+/// Every [`DoorError::reason`].
+pub const REASONS: [&str; 12] = [
+    "io",
+    "slow",
+    "wrong-device",
+    "handshake",
+    "greeting",
+    "unknown-device",
+    "unknown-folder",
+    "ambiguous-folder",
+    "connected",
+    "version",
+    "other",
+    "session",
+];
+
+/// The dialler's side: says what it wants and waits until it is welcome.
+pub async fn greet<S>(stream: &mut S, greeting: &Greeting) -> Result<(), DoorError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let exchange = async {
+        send(stream, &greeting.encode()).await?;
+        match Answer::decode(&receive(stream).await?)? {
+            Answer::Welcome => Ok(()),
+            Answer::Refused(refusal) => Err(DoorError::Refused(refusal)),
+        }
+    };
+    tokio::time::timeout(GREETING_DEADLINE, exchange).await.map_err(|_| DoorError::Slow)?
+}
+
+/// The listener's side: what does the dialler want?
+pub async fn greeted<S>(stream: &mut S) -> Result<Greeting, DoorError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let bytes = tokio::time::timeout(GREETING_DEADLINE, receive(stream)).await;
+    Ok(Greeting::decode(&bytes.map_err(|_| DoorError::Slow)??)?)
+}
+
+/// The listener's answer.
+pub async fn answer<S>(stream: &mut S, answer: Answer) -> Result<(), DoorError>
+where
+    S: AsyncWrite + Unpin,
+{
+    let sent = tokio::time::timeout(GREETING_DEADLINE, send(stream, &answer.encode())).await;
+    Ok(sent.map_err(|_| DoorError::Slow)??)
+}
+
+/// A folder that a listener shares with the dialler.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
+    /// Its place in the daemon.
+    pub place: usize,
+    /// Its identity, if it has one yet.
+    pub folder: Option<FolderId>,
+    /// Its label, if it has one.
+    pub label: Option<&'a Label>,
+}
+
+/// Which of the folders that are shared with a dialler it means: the one of its label; else the one of its identity;
+/// else the only one, unless that is called something else. Whether two replicas fit is the session's own question.
+pub fn choose(offers: &[Offer<'_>], greeting: &Greeting) -> Result<usize, Refusal> {
+    let by_label = |offer: &&Offer<'_>| greeting.label.is_some() && offer.label == greeting.label.as_ref();
+    let by_folder = |offer: &&Offer<'_>| greeting.folder.is_some() && offer.folder == greeting.folder;
+    if let Some(offer) = offers.iter().find(by_label).or_else(|| offers.iter().find(by_folder)) {
+        return Ok(offer.place);
     }
+    match offers {
+        [only] if only.label.is_none() || greeting.label.is_none() => Ok(only.place),
+        [] | [_] => Err(Refusal::UnknownFolder),
+        _ if greeting.label.is_none() => Err(Refusal::Ambiguous),
+        _ => Err(Refusal::UnknownFolder),
+    }
+}
+
+async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(bytes.len()).expect("a greeting is at most BYTES_MAX long");
+    stream.write_all(&[&length.to_le_bytes()[..], bytes].concat()).await?;
+    stream.flush().await
+}
+
+/// Nothing beyond the greeting is consumed.
+async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, DoorError> {
+    let length = usize::from(stream.read_u16_le().await?);
+    if length > BYTES_MAX {
+        return Err(GreetingError::Foreign.into());
+    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn opened(bytes: &[u8], known: &[DeviceId]) -> (Result<DeviceId, DoorError>, Vec<u8>) {
-        let mut stream = io::Cursor::new(bytes.to_vec());
-        let outcome = open(&mut stream, known).await;
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.unwrap();
-        (outcome, rest)
+    fn label(text: &str) -> Label {
+        text.parse().unwrap()
     }
 
     #[tokio::test]
-    async fn a_known_device_comes_in_and_nothing_beyond_its_line_is_consumed() {
-        let (friend, stranger) = (DeviceId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
-        let mut line = Vec::new();
-        knock(&mut line, friend).await.unwrap();
-        assert!(line.len() <= LINE_MAX_BYTES);
-        line.extend_from_slice(b"first message");
-        let (outcome, rest) = opened(&line, &[friend]).await;
-        assert_eq!((outcome.unwrap(), &rest[..]), (friend, &b"first message"[..]));
-        let (outcome, _) = opened(&line, &[stranger]).await;
-        assert!(matches!(outcome, Err(DoorError::Unknown(device)) if device == friend));
+    async fn a_greeting_is_answered_and_nothing_beyond_it_is_consumed() {
+        let (mut left, mut right) = tokio::io::duplex(1 << 10);
+        let greeting = Greeting { folder: None, label: Some(label("notes")) };
+        let dialler = async {
+            greet(&mut left, &greeting).await.unwrap();
+            left.write_all(b"first message").await.unwrap();
+            left.shutdown().await.unwrap();
+        };
+        let listener = async {
+            assert_eq!(greeted(&mut right).await.unwrap(), greeting);
+            answer(&mut right, Answer::Welcome).await.unwrap();
+            let mut rest = Vec::new();
+            right.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"first message");
+        };
+        tokio::join!(dialler, listener);
     }
 
     #[tokio::test]
-    async fn whatever_else_knocks_is_turned_away() {
-        for bytes in
-            [&b"GET / HTTP/1.1\r\n\r\n"[..], b"syncd/2 x\n", b"syncd/1 nobody\n", b"\xff\n", &[b'a'; 4096]]
-        {
-            assert!(matches!(opened(bytes, &[]).await.0, Err(DoorError::Foreign)));
+    async fn a_refusal_arrives_as_what_it_is() {
+        let (mut left, mut right) = tokio::io::duplex(1 << 10);
+        let listener = async {
+            greeted(&mut right).await.unwrap();
+            answer(&mut right, Answer::Refused(Refusal::UnknownDevice)).await.unwrap();
+        };
+        let greeting = Greeting::default();
+        let (greeted, ()) = tokio::join!(greet(&mut left, &greeting), listener);
+        assert!(matches!(greeted, Err(DoorError::Refused(Refusal::UnknownDevice))));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_greeting_is_turned_away() {
+        for bytes in [&b"\xff\xffxxxx"[..], b"\x03\x00GET", b"\x00\x00", b"\x06\x00sfg\x02\x00\x00"] {
+            let (mut left, mut right) = tokio::io::duplex(1 << 10);
+            left.write_all(bytes).await.unwrap();
+            assert!(matches!(greeted(&mut right).await, Err(DoorError::Greeting(_))), "{bytes:?}");
         }
-        assert!(matches!(opened(b"syncd/1 ", &[]).await.0, Err(DoorError::Io(_))));
+        let (left, mut right) = tokio::io::duplex(1 << 10);
+        drop(left);
+        assert!(matches!(greeted(&mut right).await, Err(DoorError::Io(_))));
+    }
+
+    #[test]
+    fn a_folder_is_found_by_label_then_identity_then_because_it_is_the_only_one() {
+        let (notes, media, other) = (label("notes"), label("media"), label("other"));
+        let [one, two] = [[1; 16], [2; 16]].map(FolderId::from_bytes);
+        let offers = [
+            Offer { place: 3, folder: Some(one), label: Some(&notes) },
+            Offer { place: 5, folder: Some(two), label: Some(&media) },
+        ];
+        let ask = |offers: &[Offer<'_>], folder: Option<FolderId>, label: Option<&Label>| {
+            choose(offers, &Greeting { folder, label: label.cloned() })
+        };
+        assert_eq!(ask(&offers, None, Some(&media)), Ok(5));
+        assert_eq!(ask(&offers, Some(one), Some(&media)), Ok(5), "the session will say that they differ");
+        assert_eq!(ask(&offers, Some(one), None), Ok(3));
+        assert_eq!(ask(&offers, None, None), Err(Refusal::Ambiguous));
+        assert_eq!(ask(&offers, None, Some(&other)), Err(Refusal::UnknownFolder));
+        assert_eq!(ask(&offers[..1], None, None), Ok(3));
+        assert_eq!(ask(&offers[..1], None, Some(&other)), Err(Refusal::UnknownFolder));
+        assert_eq!(ask(&[Offer { label: None, ..offers[0] }], None, Some(&other)), Ok(3));
+        assert_eq!(ask(&[], None, None), Err(Refusal::UnknownFolder));
     }
 }

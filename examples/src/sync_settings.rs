@@ -1,120 +1,357 @@
-//! What `syncd serve` is told: by flags, by a TOML file, or both; and where its streams may go.
+//! What `syncd serve` is told: by flags for one folder, by a TOML file for any number, or by both.
+//!
+//! The file may name peers and folders in tables; the flags are the short form for one folder. Everything is checked
+//! here, so that what comes out can be served.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use syncfs::DeviceId;
+use syncfs::greeting::Label;
+use syncfs::{Config, DeviceId, FolderId};
 
-use crate::daemon::Failure;
-use crate::host_port::{self, PeerAddress};
+use crate::daemon::{self, Failure};
+use crate::host_port::{HostPort, PeerAddress};
 use crate::settings;
 
-/// Why an address is refused.
-pub const OPEN_NETWORK: &str = "streams are not encrypted and a device ID is only claimed, so everybody who can reach it could read \
-    and change the folder: use a loopback, private or mesh address, or say --unauthenticated if something else protects it";
+/// The most folders and the most peers of one daemon.
+pub const TABLES_MAX: usize = 256;
 
-/// What a replica is told: each flag is also a key of the config file.
-#[derive(Args, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct SyncSettings {
+/// The flags of `syncd serve`; each is also a key of the file.
+#[derive(Args, Debug, Default)]
+pub struct ServeFlags {
     /// The TCP address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR", required_unless_present = "config")]
-    #[serde(deserialize_with = "settings::from_text")]
     pub listen: Option<SocketAddr>,
-    /// A replica to sync with; without an address it may only dial us; repeatable
+    /// A device to sync with; without an address it may only dial us; repeatable
     #[arg(long, value_name = "ID[@HOST:PORT]")]
-    #[serde(deserialize_with = "settings::from_texts")]
     pub peer: Vec<PeerAddress<DeviceId>>,
-    /// Listen and dial anywhere although streams are not encrypted and a device ID is only claimed
-    #[arg(long)]
-    pub unauthenticated: bool,
-    /// How often the whole folder is looked through, besides being watched [default: 60s]
+    /// The device's secret key [default: DIR/.syncfs/key]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// How often the whole folder is looked through, besides being watched
     #[arg(long, value_parser = settings::duration, value_name = "TIME")]
-    #[serde(deserialize_with = "settings::from_duration")]
     pub rescan: Option<Duration>,
     /// This replica's name in messages [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Send at most so much to each peer, for instance 5MiB/s
+    #[arg(long, value_parser = rate, value_name = "RATE")]
+    pub send_limit: Option<u64>,
+    /// Receive at most so much from each peer
+    #[arg(long, value_parser = rate, value_name = "RATE")]
+    pub receive_limit: Option<u64>,
+    /// Serve Prometheus metrics over HTTP on this address
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct File {
+    #[serde(deserialize_with = "settings::from_text")]
+    listen: Option<SocketAddr>,
+    key: Option<PathBuf>,
+    #[serde(deserialize_with = "settings::from_duration")]
+    rescan: Option<Duration>,
+    name: Option<String>,
+    #[serde(deserialize_with = "from_rate")]
+    send_limit: Option<u64>,
+    #[serde(deserialize_with = "from_rate")]
+    receive_limit: Option<u64>,
+    #[serde(deserialize_with = "settings::from_text")]
+    metrics: Option<SocketAddr>,
+    folder: Vec<FolderTable>,
+    peer: Vec<PeerTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct FolderTable {
+    path: PathBuf,
+    #[serde(deserialize_with = "settings::from_text")]
+    label: Option<Label>,
+    #[serde(deserialize_with = "settings::from_text")]
+    id: Option<FolderId>,
+    peers: Option<Vec<String>>,
+    #[serde(deserialize_with = "settings::from_duration")]
+    rescan: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct PeerTable {
+    #[serde(deserialize_with = "settings::from_text")]
+    id: Option<DeviceId>,
+    name: Option<String>,
+    #[serde(deserialize_with = "settings::from_texts")]
+    addresses: Vec<HostPort>,
+    #[serde(deserialize_with = "from_rate")]
+    send_limit: Option<u64>,
+    #[serde(deserialize_with = "from_rate")]
+    receive_limit: Option<u64>,
+}
+
+/// A device to sync with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub id: DeviceId,
+    /// What a person calls it; its ID if nothing.
+    pub name: String,
+    /// Where it is dialled, one after the other; nowhere if it only dials us.
+    pub addresses: Vec<HostPort>,
+    /// Bytes a second to it, at most.
+    pub send_limit: Option<u64>,
+    /// Bytes a second from it, at most.
+    pub receive_limit: Option<u64>,
+}
+
+/// A folder to serve.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// How it is opened; `device` is for the caller to set.
+    pub config: Config,
+    /// What the devices call it.
+    pub label: Option<Label>,
+    /// Whom it is shared with.
+    pub peers: BTreeSet<DeviceId>,
+}
+
+/// All that a daemon needs, checked.
+#[derive(Clone, Debug)]
+pub struct SyncSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The file with its key.
+    pub key: PathBuf,
+    /// Its folders, at least one.
+    pub folders: Vec<Served>,
+    /// Its peers.
+    pub peers: Vec<Peer>,
+    /// Where it serves metrics.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl SyncSettings {
-    /// Completes the flags with a config file.
-    pub fn over(self, config: Option<&Path>) -> Result<SyncSettings, Failure> {
-        let Some(config) = config else { return Ok(self) };
-        let file: SyncSettings = settings::load(config)?;
-        Ok(SyncSettings {
-            listen: self.listen.or(file.listen),
-            peer: if self.peer.is_empty() { file.peer } else { self.peer },
-            unauthenticated: self.unauthenticated || file.unauthenticated,
-            rescan: self.rescan.or(file.rescan),
-            name: self.name.or(file.name),
-        })
-    }
-
-    /// The peers that are let in: all that were named.
-    pub fn known(&self) -> Result<Vec<DeviceId>, Failure> {
-        let id = |peer: &PeerAddress<DeviceId>| {
-            peer.id.ok_or_else(|| Failure::new("a peer needs its device ID: write ID or ID@HOST:PORT"))
-        };
-        self.peer.iter().map(id).collect()
-    }
-
-    /// Whether a stream may go to or come in at this address.
-    pub fn allows(&self, address: IpAddr) -> bool {
-        self.unauthenticated || host_port::is_private(address)
-    }
-
-    /// Refuses what can be seen to be open to everybody before anything is opened.
-    pub fn listen(&self) -> Result<SocketAddr, Failure> {
+    /// Takes flags, a directory and a config file together. A flag wins over the file's key of the same name.
+    pub fn new(dir: Option<PathBuf>, flags: ServeFlags, config: Option<&Path>) -> Result<Self, Failure> {
+        let file = config.map(settings::load::<File>).transpose()?.unwrap_or_default();
         let missing = "the settings have no `listen`: give it in the file or as --listen";
-        let listen = self.listen.ok_or_else(|| Failure::new(missing))?;
-        if !self.allows(listen.ip()) {
-            return Err(Failure::new(format!("will not listen on {listen}: {OPEN_NETWORK}")));
+        let listen = flags.listen.or(file.listen).ok_or_else(|| Failure::new(missing))?;
+        let limits = (flags.send_limit.or(file.send_limit), flags.receive_limit.or(file.receive_limit));
+        let peers = peers(&flags.peer, &file.peer, limits)?;
+        let name = flags.name.or(file.name).unwrap_or_else(daemon::host_name);
+        let rescan = flags.rescan.or(file.rescan);
+        let tables = match (dir, file.folder) {
+            (Some(path), tables) if tables.is_empty() => vec![FolderTable { path, ..FolderTable::default() }],
+            (Some(dir), _) => {
+                let dir = dir.display();
+                return Err(Failure::new(format!(
+                    "{dir}: give a directory, or [[folder]] tables in the file"
+                )));
+            }
+            (None, tables) => tables,
+        };
+        let folders = folders(tables, &peers, &name, rescan)?;
+        let key = match (flags.key.or(file.key), &folders[..]) {
+            (Some(key), _) => key,
+            (None, [only]) => key_path(&only.config.root),
+            (None, _) => {
+                return Err(Failure::new("several folders are one device with one `key`: name its file"));
+            }
+        };
+        Ok(Self { listen, key, folders, peers, metrics: flags.metrics.or(file.metrics) })
+    }
+}
+
+/// Where the key of a device with one folder is.
+pub fn key_path(dir: &Path) -> PathBuf {
+    dir.join(".syncfs").join("key")
+}
+
+/// Reads `500KiB/s`, `5MiB/s`, `1GiB/s` or `64000B/s`.
+pub fn rate(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a rate: write 500KiB/s, 5MiB/s or 1GiB/s");
+    let amount = text.strip_suffix("/s").ok_or_else(wrong)?;
+    let digits = amount.find(|c: char| !c.is_ascii_digit()).unwrap_or(amount.len());
+    let (number, unit) = amount.split_at(digits);
+    let unit = match unit.trim() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)?;
+    let least = syncfs::limit::BYTES_PER_SECOND_MIN;
+    if bytes < least {
+        return Err(format!("`{text}` is too slow for the protocol: at least {}KiB/s", least >> 10));
+    }
+    Ok(bytes)
+}
+
+fn from_rate<'de, D: serde::Deserializer<'de>>(source: D) -> Result<Option<u64>, D::Error> {
+    rate(&String::deserialize(source)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn peers(
+    flags: &[PeerAddress<DeviceId>],
+    tables: &[PeerTable],
+    (send_limit, receive_limit): (Option<u64>, Option<u64>),
+) -> Result<Vec<Peer>, Failure> {
+    let mut peers: Vec<Peer> = Vec::new();
+    for table in tables {
+        let id =
+            table.id.ok_or_else(|| Failure::new("a [[peer]] has no `id`: `syncd id` prints it there"))?;
+        let name = table.name.clone().unwrap_or_else(|| id.to_string());
+        if peers.iter().any(|peer| peer.id == id || peer.name == name) {
+            return Err(Failure::new(format!("two [[peer]] tables are about {name}")));
         }
-        let dialled = self.peer.iter().filter_map(|peer| peer.at.as_ref()?.literal());
-        match dialled.into_iter().find(|at| !self.allows(at.ip())) {
-            Some(at) => Err(Failure::new(format!("will not dial {at}: {OPEN_NETWORK}"))),
-            None => Ok(listen),
+        peers.push(Peer {
+            id,
+            name,
+            addresses: table.addresses.clone(),
+            send_limit: table.send_limit.or(send_limit),
+            receive_limit: table.receive_limit.or(receive_limit),
+        });
+    }
+    for flag in flags {
+        let missing = "a peer needs its device ID: write ID or ID@HOST:PORT";
+        let id = flag.id.ok_or_else(|| Failure::new(missing))?;
+        match peers.iter_mut().find(|peer| peer.id == id) {
+            Some(peer) => peer.addresses.extend(flag.at.clone()),
+            None => {
+                let addresses = flag.at.iter().cloned().collect();
+                peers.push(Peer { id, name: id.to_string(), addresses, send_limit, receive_limit });
+            }
         }
     }
+    match peers.len() <= TABLES_MAX {
+        true => Ok(peers),
+        false => Err(Failure::new(format!("more than {TABLES_MAX} peers"))),
+    }
+}
+
+fn folders(
+    tables: Vec<FolderTable>,
+    peers: &[Peer],
+    name: &str,
+    rescan: Option<Duration>,
+) -> Result<Vec<Served>, Failure> {
+    if tables.is_empty() || tables.len() > TABLES_MAX {
+        return Err(Failure::new(format!("give a directory, or 1 to {TABLES_MAX} [[folder]] tables")));
+    }
+    let mut folders: Vec<Served> = Vec::new();
+    for table in tables {
+        let path = table.path.display().to_string();
+        if path.is_empty() {
+            return Err(Failure::new("a [[folder]] has no `path`"));
+        }
+        let twice = |other: &Served| {
+            other.config.root == table.path || table.label.is_some() && other.label == table.label
+        };
+        if folders.iter().any(twice) {
+            return Err(Failure::new(format!("{path}: two [[folder]] tables have this path or label")));
+        }
+        let shared = match &table.peers {
+            None => peers.iter().map(|peer| peer.id).collect(),
+            Some(names) => names.iter().map(|name| named(peers, name, &path)).collect::<Result<_, _>>()?,
+        };
+        let mut config = Config::new(table.path);
+        config.name = name.to_owned();
+        config.folder = table.id;
+        config.rescan = table.rescan.or(rescan).unwrap_or(config.rescan);
+        folders.push(Served { config, label: table.label, peers: shared });
+    }
+    Ok(folders)
+}
+
+fn named(peers: &[Peer], name: &str, path: &str) -> Result<DeviceId, Failure> {
+    let found = peers.iter().find(|peer| peer.name == name || peer.id.to_string() == name);
+    let missing = || Failure::new(format!("{path}: `{name}` is no [[peer]]: add one with this name or id"));
+    found.map(|peer| peer.id).ok_or_else(missing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn settings(text: &str) -> Result<SyncSettings, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("syncd.toml");
+        std::fs::write(&file, text).unwrap();
+        SyncSettings::new(None, ServeFlags::default(), Some(&file)).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn the_sample_is_read_whole_and_a_flag_wins_over_it() {
-        let id = DeviceId::from_bytes([7; 32]);
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/syncd.toml");
-        let flags = SyncSettings { rescan: Some(Duration::from_secs(5)), ..SyncSettings::default() };
-        let settings = flags.over(Some(&sample)).unwrap();
-        assert_eq!(settings.rescan, Some(Duration::from_secs(5)));
-        assert_eq!(settings.known().unwrap(), [id]);
-        assert_eq!(settings.listen().unwrap(), "10.77.0.1:22000".parse().unwrap());
+        let flags = ServeFlags { rescan: Some(Duration::from_secs(5)), ..ServeFlags::default() };
+        let read = SyncSettings::new(None, flags, Some(&sample)).unwrap();
+        assert_eq!(read.listen, "0.0.0.0:22000".parse().unwrap());
+        assert_eq!(read.key, Path::new("/var/lib/syncd/key"));
+        let [home, vm] = &read.peers[..] else { panic!("{:?}", read.peers) };
+        assert_eq!((home.name.as_str(), home.addresses.len(), home.send_limit), ("home-2", 2, Some(5 << 20)));
+        assert_eq!((vm.name.as_str(), vm.addresses.len(), vm.send_limit), ("vm", 0, Some(50 << 20)));
+        let [notes, media] = &read.folders[..] else { panic!("{:?}", read.folders) };
+        assert_eq!(notes.label.as_ref().map(Label::as_str), Some("notes"));
+        assert_eq!((notes.peers.len(), media.peers.len()), (1, 2));
+        assert_eq!(notes.config.rescan, Duration::from_secs(600));
+        assert_eq!(media.config.rescan, Duration::from_secs(5));
     }
 
     #[test]
-    fn what_everybody_could_reach_is_refused_unless_allowed() {
+    fn flags_are_the_short_form_for_one_folder() {
         let id = DeviceId::from_bytes([7; 32]);
-        let settings = |listen: &str, peer: &str, unauthenticated| SyncSettings {
-            listen: Some(listen.parse().unwrap()),
-            peer: vec![format!("{id}@{peer}").parse().unwrap()],
-            unauthenticated,
-            ..SyncSettings::default()
+        let peer = [format!("{id}"), format!("{id}@a:1"), format!("{id}@b:2")];
+        let flags = ServeFlags {
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            peer: peer.iter().map(|text| text.parse().unwrap()).collect(),
+            ..ServeFlags::default()
         };
-        assert!(settings("10.0.0.1:1", "home:1", false).listen().is_ok());
-        assert!(settings("0.0.0.0:1", "home:1", false).listen().is_err());
-        assert!(settings("10.0.0.1:1", "8.8.8.8:1", false).listen().is_err());
-        assert!(settings("0.0.0.0:1", "8.8.8.8:1", true).listen().is_ok());
+        let read = SyncSettings::new(Some("/srv/notes".into()), flags, None).unwrap();
+        assert_eq!(read.key, Path::new("/srv/notes/.syncfs/key"));
+        assert_eq!((read.peers.len(), read.peers[0].addresses.len()), (1, 2));
+        assert_eq!(read.folders[0].peers, BTreeSet::from([id]));
     }
 
     #[test]
-    fn a_peer_without_an_id_is_refused() {
-        let peer = vec!["home:1".parse().unwrap()];
-        assert!(SyncSettings { peer, ..SyncSettings::default() }.known().is_err());
+    fn what_cannot_be_served_is_named() {
+        let id = DeviceId::from_bytes([7; 32]);
+        let listen = "listen = \"127.0.0.1:1\"\n";
+        for (text, says) in [
+            ("[[folder]]\npath = \"/a\"\n".to_owned(), "no `listen`"),
+            (listen.to_owned(), "[[folder]]"),
+            (format!("{listen}[[folder]]\nlabel = \"a\"\n"), "no `path`"),
+            (format!("{listen}[[folder]]\npath = \"/a\"\n[[folder]]\npath = \"/b\"\n"), "one `key`"),
+            (format!("{listen}[[folder]]\npath = \"/a\"\n[[folder]]\npath = \"/a\"\n"), "two [[folder]]"),
+            (format!("{listen}[[folder]]\npath = \"/a\"\npeers = [\"vm\"]\n"), "`vm` is no [[peer]]"),
+            (format!("{listen}[[folder]]\npath = \"/a\"\n[[peer]]\nname = \"vm\"\n"), "no `id`"),
+            (format!("{listen}[[folder]]\npath = \"/a\"\nlabel = \"a/b\"\n"), "syncd.toml:4:9: "),
+            (
+                format!(
+                    "{listen}[[peer]]\nid = \"{id}\"\n[[peer]]\nid = \"{id}\"\n[[folder]]\npath = \"/a\"\n"
+                ),
+                "two [[peer]]",
+            ),
+            (format!("{listen}send-limit = \"1KiB/s\"\n[[folder]]\npath = \"/a\"\n"), "too slow"),
+        ] {
+            let said = settings(&text).unwrap_err();
+            assert!(said.contains(says), "{text} -> {said}");
+        }
+    }
+
+    #[test]
+    fn rates_need_a_unit_and_fit() {
+        assert_eq!(rate("5MiB/s"), Ok(5 << 20));
+        assert_eq!(rate("100000B/s"), Ok(100_000));
+        for wrong in ["", "5", "5MiB", "MiB/s", "5MB/s", "-5MiB/s", "99999999999999999999GiB/s", "63KiB/s"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -98,6 +98,7 @@
 //! # Features
 //!
 //! * `driver` (default): [`Folder`], and with it tokio, SQLite, notify. Without it, the pure half builds alone.
+//! * `syncthing`: reads Syncthing's `config.xml`, for moving in.
 //! * `tls`: `Identity`, a key pair whose public half is the device ID, and streams that prove it, over TLS 1.3.
 
 pub mod chunk;
@@ -120,6 +121,8 @@ pub mod reconcile;
 pub mod record;
 pub mod sqlite;
 mod status;
+#[cfg(feature = "syncthing")]
+pub mod syncthing;
 mod token;
 pub mod wire;
 

@@ -127,7 +127,15 @@ async fn replicate(
     let listener = network.home_1.stack.listen(port).await?;
     let (serving, expected) = (home_1.clone(), Some(home_2.device()));
     links.push(tokio::spawn(async move {
-        let error = sync_link::accept(serving, expected, listener).await;
+        let sync = move |stream| {
+            let folder = serving.clone();
+            async move {
+                if let Err(error) = folder.sync(stream, expected).await {
+                    tracing::debug!(%error, "sync stream failed");
+                }
+            }
+        };
+        let error = sync_link::accept(listener, sync).await;
         tracing::debug!(%error, "sync listener ended");
     }));
     let (dialling, expected) = (home_2.clone(), Some(home_1.device()));

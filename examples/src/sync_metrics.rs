@@ -1,0 +1,112 @@
+//! What a `syncd` counts, as Prometheus text over HTTP. Labels name folders and peers, never files: there are as many
+//! series as the configuration says, whatever the folders hold.
+//!
+//! | metric | meaning |
+//! |---|---|
+//! | `syncfs_files`, `syncfs_bytes` | live files of a folder and their size |
+//! | `syncfs_sequence`, `syncfs_epoch` | local changes so far; highest lease number seen |
+//! | `syncfs_pending` | versions of peers that are decided on and not durable yet |
+//! | `syncfs_conflicts`, `syncfs_problems` | what a person should look at |
+//! | `syncfs_refused_total` | versions refused because of a stale epoch |
+//! | `syncfs_peer_connected`, `syncfs_peer_behind` | whether a session is open; changes that the peer lacks |
+//! | `syncfs_peer_sessions_total`, `syncfs_peer_received_bytes_total`, `syncfs_peer_sent_bytes_total` | since the start |
+//! | `syncd_refused_total` | streams that did not become a session, sessions that failed, by `reason` |
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use tokio::net::TcpListener;
+
+use crate::daemon::{Context, Failure};
+use crate::sync_node::Node;
+use crate::sync_report::{self, SyncReport};
+use crate::web::{self, Reply, Server};
+
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves `/metrics` on an address; returns the server and where it really listens.
+pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<(Server, SocketAddr), Failure> {
+    let cannot = || format!("cannot listen on {address} for metrics");
+    let listener = TcpListener::bind(address).await.context(cannot())?;
+    let bound = listener.local_addr().context(cannot())?;
+    let server = web::serve(listener, move |request| {
+        let node = Arc::clone(&node);
+        async move {
+            match request.uri().path() {
+                "/metrics" => answer(&node),
+                _ => web::reply(StatusCode::NOT_FOUND, TEXT, "the metrics are at /metrics\n"),
+            }
+        }
+    });
+    Ok((server, bound))
+}
+
+fn answer(node: &Node) -> Reply {
+    let mut reports = Vec::new();
+    for (place, share) in node.folders().iter().enumerate() {
+        let mut report = sync_report::brief(&share.folder);
+        node.complete(place, &mut report);
+        reports.push((share.served.config.root.display().to_string(), report));
+    }
+    let refused: Vec<_> = node.refusals().collect();
+    web::reply(StatusCode::OK, TEXT, text(&reports, &refused))
+}
+
+/// The text of some folders, by path, and of the refusals.
+fn text(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> String {
+    let mut text = String::new();
+    let folder = |text: &mut String, name: &str, kind: &str, value: &dyn Fn(&SyncReport) -> u64| {
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        for (path, report) in folders {
+            let _ = writeln!(text, "{name}{{folder=\"{}\"}} {}", escape(path), value(report));
+        }
+    };
+    folder(&mut text, "syncfs_files", "gauge", &|report| report.files);
+    folder(&mut text, "syncfs_bytes", "gauge", &|report| report.bytes);
+    folder(&mut text, "syncfs_sequence", "gauge", &|report| report.sequence);
+    folder(&mut text, "syncfs_epoch", "gauge", &|report| report.epoch);
+    folder(&mut text, "syncfs_pending", "gauge", &|report| report.pending);
+    folder(&mut text, "syncfs_conflicts", "gauge", &|report| report.conflicts);
+    folder(&mut text, "syncfs_problems", "gauge", &|report| report.problems.len() as u64);
+    folder(&mut text, "syncfs_refused_total", "counter", &|report| report.refused);
+    let peer = |text: &mut String,
+                name: &str,
+                kind: &str,
+                value: &dyn Fn(&sync_report::PeerReport) -> u64| {
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        for (path, report) in folders {
+            for peer in &report.peers {
+                let who = escape(peer.name.as_ref().unwrap_or(&peer.device));
+                let _ =
+                    writeln!(text, "{name}{{folder=\"{}\",peer=\"{who}\"}} {}", escape(path), value(peer));
+            }
+        }
+    };
+    peer(&mut text, "syncfs_peer_connected", "gauge", &|peer| u64::from(peer.connected));
+    peer(&mut text, "syncfs_peer_behind", "gauge", &|peer| peer.behind);
+    peer(&mut text, "syncfs_peer_sessions_total", "counter", &|peer| peer.sessions);
+    peer(&mut text, "syncfs_peer_received_bytes_total", "counter", &|peer| peer.received_bytes);
+    peer(&mut text, "syncfs_peer_sent_bytes_total", "counter", &|peer| peer.sent_bytes);
+    let _ = writeln!(text, "# TYPE syncd_refused_total counter");
+    for (reason, count) in refused {
+        let _ = writeln!(text, "syncd_refused_total{{reason=\"{reason}\"}} {count}");
+    }
+    text
+}
+
+/// A label's value, as the text format wants it.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_cannot_break_out_of_its_label() {
+        assert_eq!(escape("/a\"} 1\nx\\"), "/a\\\"} 1\\nx\\\\");
+    }
+}

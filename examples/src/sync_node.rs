@@ -1,0 +1,369 @@
+//! A running `syncd`: one device, its folders, its peers, one listener, and a session for each folder and peer.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use syncfs::greeting::{Answer, Greeting, Refusal};
+use syncfs::limit::{Metered, Pace, Traffic};
+use syncfs::tls::TlsStream;
+use syncfs::{DeviceId, Folder, Identity, SyncError};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::daemon::{Context, Failure};
+use crate::sync_door::{self, DoorError, Offer, REASONS};
+use crate::sync_journal::Journal;
+use crate::sync_link::Backoff;
+use crate::sync_report::{PeerReport, SyncReport};
+use crate::sync_sessions::{Pair, Sessions};
+use crate::sync_settings::{Peer, Served, SyncSettings};
+
+/// Streams whose other end has not proved yet who it is; more are closed at once.
+pub const UNPROVED_MAX: usize = 128;
+/// How long a connection to one address may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How often the rates of the status are taken.
+const RATE_EVERY: Duration = Duration::from_secs(1);
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Node {
+    identity: Identity,
+    folders: Vec<Share>,
+    peers: BTreeMap<DeviceId, Link>,
+    sessions: Sessions,
+    unproved: Semaphore,
+    refused: BTreeMap<&'static str, AtomicU64>,
+}
+
+/// A folder and what its daemon knows of it.
+#[derive(Debug)]
+pub struct Share {
+    /// The replica.
+    pub folder: Folder,
+    /// How it was asked for.
+    pub served: Served,
+    /// What happened in it lately.
+    pub journal: Journal,
+    lines: BTreeMap<DeviceId, Line>,
+}
+
+/// A peer and what its streams share.
+#[derive(Debug)]
+struct Link {
+    peer: Peer,
+    send: Option<Arc<Pace>>,
+    receive: Option<Arc<Pace>>,
+}
+
+/// What passes between a folder and a peer, and what is wrong with that.
+#[derive(Debug, Default)]
+struct Line {
+    traffic: Arc<Traffic>,
+    rates: Mutex<Rates>,
+    sessions: AtomicU64,
+    trouble: Mutex<Option<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    taken: (u64, u64),
+    received_per_second: f64,
+    sent_per_second: f64,
+}
+
+impl Node {
+    /// Reads the key and opens every folder.
+    ///
+    /// # Errors
+    /// If the key or a folder cannot be opened; the folders before it are closed again.
+    pub async fn open(settings: SyncSettings) -> Result<Self, Failure> {
+        let identity = Identity::load(&settings.key).map_err(Failure::from);
+        let identity = identity
+            .map_err(|error| Failure::new(format!("{error} (`syncd init` makes the key of a replica)")));
+        let mut folders = Vec::new();
+        for mut served in settings.folders {
+            // Without a replica there is no key in it either, and that is the better answer.
+            if let Ok(identity) = &identity {
+                served.config.device = Some(identity.device());
+            }
+            let folder = Folder::open(served.config.clone()).await?;
+            let lines = served.peers.iter().map(|&peer| (peer, Line::default())).collect();
+            folders.push(Share { folder, served, journal: Journal::default(), lines });
+        }
+        let pace = |limit: Option<u64>| limit.map(|limit| Arc::new(Pace::new(limit)));
+        let peers = settings.peers.into_iter().map(|peer| {
+            let (send, receive) = (pace(peer.send_limit), pace(peer.receive_limit));
+            (peer.id, Link { peer, send, receive })
+        });
+        Ok(Self {
+            identity: identity?,
+            folders,
+            peers: peers.collect(),
+            sessions: Sessions::default(),
+            unproved: Semaphore::new(UNPROVED_MAX),
+            refused: REASONS.map(|reason| (reason, AtomicU64::new(0))).into(),
+        })
+    }
+
+    /// This device.
+    pub fn device(&self) -> DeviceId {
+        self.identity.device()
+    }
+
+    /// The folders, each at its place.
+    pub fn folders(&self) -> &[Share] {
+        &self.folders
+    }
+
+    /// Every folder with every peer that it is shared with and that has an address to dial.
+    pub fn to_dial(&self) -> Vec<Pair> {
+        let shares = self.folders.iter().enumerate();
+        let pairs =
+            shares.flat_map(|(place, share)| share.served.peers.iter().map(move |&peer| (place, peer)));
+        pairs.filter(|(_, peer)| !self.peers[peer].peer.addresses.is_empty()).collect()
+    }
+
+    /// How often a stream did not become a session or a session failed, by reason.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.refused.iter().map(|(reason, count)| (*reason, count.load(Ordering::Relaxed)))
+    }
+
+    /// Serves a stream that came in, to its end.
+    pub async fn admit(self: Arc<Self>, stream: TcpStream) {
+        let from = stream.peer_addr().map_or_else(|_| "somewhere".to_owned(), |from| from.to_string());
+        if let Err(error) = self.admitted(stream).await {
+            self.count(error.reason());
+            tracing::info!(%from, %error, "not let in");
+        }
+    }
+
+    async fn admitted(&self, stream: TcpStream) -> Result<(), DoorError> {
+        let unproved = self.unproved.try_acquire().map_err(|_| DoorError::Slow)?;
+        let (mut stream, device) = self.identity.accept(stream).await?;
+        let greeting = match sync_door::greeted(&mut stream).await {
+            Err(error @ DoorError::Greeting(_)) => {
+                sync_door::answer(&mut stream, Answer::Refused(Refusal::Version)).await?;
+                return Err(error);
+            }
+            other => other?,
+        };
+        drop(unproved);
+        let place = match self.wanted(device, &greeting) {
+            Ok(place) => place,
+            Err(told) => {
+                sync_door::answer(&mut stream, Answer::Refused(told)).await?;
+                let why = match told {
+                    Refusal::UnknownDevice => "it is not among the peers of this device",
+                    Refusal::Ambiguous => "it names none of the folders that it shares with this device",
+                    _ => "the folder that it names is not shared with it here",
+                };
+                return Err(DoorError::TurnedAway { device, why, told });
+            }
+        };
+        let pair = (place, device);
+        let Some(mut turn) = self.sessions.enter(pair, false, self.device() < device) else {
+            sync_door::answer(&mut stream, Answer::Refused(Refusal::Connected)).await?;
+            return Ok(());
+        };
+        sync_door::answer(&mut stream, Answer::Welcome).await?;
+        tokio::select! {
+            () = self.session(pair, stream) => {}
+            () = turn.replaced() => tracing::debug!(peer = %device, "a newer stream replaces this one"),
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, device: DeviceId, greeting: &Greeting) -> Result<usize, Refusal> {
+        if !self.peers.contains_key(&device) {
+            return Err(Refusal::UnknownDevice);
+        }
+        let shared =
+            self.folders.iter().enumerate().filter(|(_, share)| share.served.peers.contains(&device));
+        let offers: Vec<Offer<'_>> = shared
+            .map(|(place, share)| Offer {
+                place,
+                folder: share.folder.status().folder,
+                label: share.served.label.as_ref(),
+            })
+            .collect();
+        sync_door::choose(&offers, greeting)
+    }
+
+    /// Dials a peer for a folder whenever the two are not connected, for ever.
+    pub async fn dial(self: Arc<Self>, pair: Pair) {
+        let mut backoff = Backoff::default();
+        loop {
+            self.sessions.vacant(pair).await;
+            let began = Instant::now();
+            match self.dialled(pair).await {
+                Ok(()) | Err(DoorError::Refused(Refusal::Connected)) => {}
+                Err(error) => self.trouble(pair, error.reason(), error.to_string()),
+            }
+            backoff.lasted(began.elapsed());
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    async fn dialled(&self, pair: Pair) -> Result<(), DoorError> {
+        let (place, peer) = pair;
+        let share = &self.folders[place];
+        let mut stream = self.connect(peer).await?;
+        let (folder, label) = (share.folder.status().folder, share.served.label.clone());
+        sync_door::greet(&mut stream, &Greeting { folder, label }).await?;
+        let Some(mut turn) = self.sessions.enter(pair, true, self.device() < peer) else { return Ok(()) };
+        tokio::select! {
+            () = self.session(pair, stream) => {}
+            () = turn.replaced() => tracing::debug!(%peer, "a newer stream replaces this one"),
+        }
+        Ok(())
+    }
+
+    /// The first of a peer's addresses at which it proves to be there; the last failure if it is at none.
+    async fn connect(&self, peer: DeviceId) -> Result<TlsStream<TcpStream>, DoorError> {
+        let mut failure = DoorError::Io(io::Error::new(io::ErrorKind::NotFound, "no address to dial"));
+        for address in &self.peers[&peer].peer.addresses {
+            let attempt = async {
+                let stream = TcpStream::connect(&address.resolve().await?[..]).await?;
+                // Without it small messages wait for the peer's delayed acknowledgements.
+                stream.set_nodelay(true)?;
+                io::Result::Ok(stream)
+            };
+            let slow = || io::Error::new(io::ErrorKind::TimedOut, "no answer");
+            let connected =
+                tokio::time::timeout(CONNECT_LIMIT, attempt).await.unwrap_or_else(|_| Err(slow()));
+            let proved = match connected {
+                Ok(stream) => self.identity.connect(stream, peer).await.map_err(DoorError::from),
+                Err(error) => Err(error.into()),
+            };
+            match proved {
+                Ok(stream) => return Ok(stream),
+                Err(DoorError::Io(error)) => {
+                    failure = io::Error::new(error.kind(), format!("{address}: {error}")).into();
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn session(&self, pair: Pair, stream: TlsStream<TcpStream>) {
+        let (place, peer) = pair;
+        let (share, link) = (&self.folders[place], &self.peers[&peer]);
+        let line = &share.lines[&peer];
+        line.sessions.fetch_add(1, Ordering::Relaxed);
+        let (send, receive) = (link.send.clone(), link.receive.clone());
+        let stream = Metered::new(stream, Arc::clone(&line.traffic), send, receive);
+        match share.folder.sync(stream, Some(peer)).await {
+            Ok(summary) => {
+                *line.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                tracing::info!(peer = link.peer.name, ?summary, "a session ended");
+            }
+            Err(SyncError::Closed) => {}
+            Err(error) => self.trouble(pair, "session", error.to_string()),
+        }
+    }
+
+    /// What is wrong between a folder and a peer: counted always, said once as long as it stays the same.
+    fn trouble(&self, (place, peer): Pair, reason: &'static str, what: String) {
+        self.count(reason);
+        let (share, name) = (&self.folders[place], &self.peers[&peer].peer.name);
+        let mut before = share.lines[&peer].trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match before.as_ref() == Some(&what) {
+            true => tracing::debug!(peer = name, error = what, "still no session"),
+            false => tracing::warn!(peer = name, folder = %share.served.config.root.display(), "{what}"),
+        }
+        *before = Some(what);
+    }
+
+    fn count(&self, reason: &'static str) {
+        let counter = self.refused.get(reason).or(self.refused.get("other"));
+        counter.expect("`other` is among the reasons").fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds to a folder's report what its daemon knows: names, traffic, rates, and what keeps peers away.
+    pub fn complete(&self, place: usize, report: &mut SyncReport) {
+        let share = &self.folders[place];
+        report.label = share.served.label.as_ref().map(ToString::to_string);
+        for (peer, line) in &share.lines {
+            let id = peer.to_string();
+            if !report.peers.iter().any(|known| known.device == id) {
+                let behind = report.sequence;
+                report.peers.push(PeerReport { device: id.clone(), behind, ..PeerReport::default() });
+            }
+            let known = report.peers.iter_mut().find(|known| known.device == id);
+            let known = known.expect("it was added above if it was missing");
+            let rates = *line.rates.lock().unwrap_or_else(PoisonError::into_inner);
+            known.name = Some(self.peers[peer].peer.name.clone());
+            known.sessions = line.sessions.load(Ordering::Relaxed);
+            known.received_bytes = line.traffic.received();
+            known.sent_bytes = line.traffic.sent();
+            known.received_bytes_per_second = rates.received_per_second.round() as u64;
+            known.sent_bytes_per_second = rates.sent_per_second.round() as u64;
+            if !known.connected {
+                known.trouble = line.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            }
+        }
+    }
+
+    /// Takes the rates once a second, for ever.
+    pub async fn take_rates(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(RATE_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut before = ticks.tick().await;
+        loop {
+            let now = ticks.tick().await;
+            let seconds = now.duration_since(before).as_secs_f64().max(0.001);
+            before = now;
+            for line in self.folders.iter().flat_map(|share| share.lines.values()) {
+                line.rates.lock().unwrap_or_else(PoisonError::into_inner).take(&line.traffic, seconds);
+            }
+        }
+    }
+
+    /// Closes every folder: what is complete becomes durable.
+    pub async fn close(&self) {
+        for share in &self.folders {
+            share.folder.clone().close().await;
+        }
+    }
+}
+
+impl Rates {
+    /// Half of the latest second and half of what was before.
+    fn take(&mut self, traffic: &Traffic, seconds: f64) {
+        let now = (traffic.received(), traffic.sent());
+        let mean = |old: f64, before: u64, now: u64| {
+            let rate = (old + (now - before) as f64 / seconds) / 2.0;
+            if rate < 1.0 { 0.0 } else { rate }
+        };
+        self.received_per_second = mean(self.received_per_second, self.taken.0, now.0);
+        self.sent_per_second = mean(self.sent_per_second, self.taken.1, now.1);
+        self.taken = now;
+    }
+}
+
+/// Makes the directory of each of these folders a replica of the device whose key this is.
+pub async fn init(settings: &SyncSettings) -> Result<DeviceId, Failure> {
+    let key = &settings.key;
+    for served in &settings.folders {
+        // The key may be in the state directory of a replica that is still to be made: the directory itself must be there.
+        let root = &served.config.root;
+        std::fs::read_dir(root)
+            .context(format!("{}: create the directory first, or check the path", root.display()))?;
+    }
+    if let Some(parent) = key.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).context(format!("cannot create {}", parent.display()))?;
+    }
+    let identity = Identity::load_or_create(key)?;
+    for served in &settings.folders {
+        let mut config = served.config.clone();
+        config.device = Some(identity.device());
+        Folder::init(config).await?;
+    }
+    Ok(identity.device())
+}
