@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::device::{DeviceId, FolderId};
+use crate::engine::MASS_DELETION_MIN;
 use crate::history::History;
 
 /// What `Folder::open` and `Folder::create` need. Make one with [`Config::new`], then set fields.
@@ -29,6 +30,9 @@ pub struct Config {
     /// Ignore rules of this replica alone, a line each, in the syntax of the folder's `.syncignore` and stronger than it; see
     /// [`crate::ignore`]. None by default.
     pub ignore: Vec<String>,
+    /// A deletion of more files than this at once, and of more than half of the folder, is held back until a person says that
+    /// it was meant; `None` never holds back. 100 by default.
+    pub mass_deletion: Option<u64>,
     /// What is kept of versions that peers replace or delete. Nothing by default.
     pub history: History,
     /// How much the kept versions may take on the disk, in bytes; the oldest go first. 10 GiB by default.
@@ -50,6 +54,7 @@ impl Config {
             rescan: Duration::from_secs(60),
             debounce: Duration::from_millis(15),
             ignore: Vec::new(),
+            mass_deletion: Some(MASS_DELETION_MIN),
             history: History::Off,
             history_bytes_max: 10 << 30,
         }

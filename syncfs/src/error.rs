@@ -101,6 +101,11 @@ pub enum FlushError {
     /// The folder has no identity yet: it is empty and never met a peer.
     #[error("the folder has no identity yet: write something into it or connect it to a peer first")]
     NoFolder,
+    /// So many files vanished that it is not believed, so a token would not tell what stands here.
+    #[error(
+        "{0} files, more than half of the folder, vanished at once and are not taken as deleted: put them back, or confirm the deletions"
+    )]
+    Held(u64),
     /// Something could not be taken up, so a token would promise too much.
     #[error("{} path(s) could not be read consistently, first: {}", .0.len(), first_problem(.0))]
     Unstable(Vec<Problem>),

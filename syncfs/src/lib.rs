@@ -45,7 +45,7 @@
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`greeting`] | which folder a stream is about, before its first message |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone), `keeping` (history) |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `fencing` (leases), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion) |
 //! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `history`, `state`, `watch`, `stream`, `identity` and `tls`, `limit` (shares of a line) |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
@@ -60,7 +60,8 @@
 //! * **No silent loss.** A version that was looked at is current, beside as a conflict copy, in `aside/`, or was
 //!   overwritten by somebody who saw it. A concurrent edit beats a deletion. A directory is never removed with entries
 //!   that the deletion did not know of. A resolution of a conflict is durable only after the loser's copy.
-//! * **Absence is no evidence.** A missing root, a lost marker, an unreadable directory are errors, never deletions.
+//! * **Absence is no evidence.** A missing root, a lost marker, an unreadable directory are errors, never deletions. More than
+//!   half of the files gone at once is not believed either, until somebody says that it was meant.
 //! * **What is ignored is never touched**, not even by a deletion of its directory; a rule that comes or goes deletes
 //!   nothing anywhere.
 //! * **Durable order**: data, rename, directory, index, acknowledgement. A failed sync is never retried.

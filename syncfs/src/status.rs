@@ -46,6 +46,9 @@ pub struct Status {
     pub conflicts: u64,
     /// Records refused because they were written under a stale epoch.
     pub refused: u64,
+    /// Files, more than half of the folder, that vanished at once and are not believed to be deleted: put them back, or
+    /// confirm that it was meant. 0 when all is well.
+    pub held_deletions: u64,
 }
 
 /// One peer as this replica knows it.
@@ -122,6 +125,13 @@ pub enum Event {
     Connected(DeviceId),
     /// It ended.
     Disconnected(DeviceId),
+    /// So many files vanished at once, of so many in the folder, that it is not believed: see [`Status::held_deletions`].
+    DeletionsHeld {
+        /// How many vanished.
+        files: u64,
+        /// How many the folder has.
+        of: u64,
+    },
     /// Something needs a person's attention.
     Problem(Problem),
 }

@@ -266,6 +266,15 @@ impl Folder {
         self.ask(Command::Follow).await.ok_or(FenceError::Closed)?
     }
 
+    /// What vanished and was held back as a mass deletion (see [`Status::held_deletions`]) was meant: it is deleted now, here
+    /// and on the peers.
+    ///
+    /// # Errors
+    /// As [`Folder::scan`].
+    pub async fn confirm_deletions(&self) -> Result<ScanReport, ScanError> {
+        Ok(self.ask(Command::ConfirmDeletions).await.ok_or(ScanError::Closed)??)
+    }
+
     /// The kept versions of a path, or of everything below it, newest first: what peers replaced or deleted here (see
     /// [`crate::history`]). At most 10,000.
     ///
@@ -387,6 +396,7 @@ fn blank(meta: &Meta) -> Status {
         problems: Vec::new(),
         conflicts: 0,
         refused: 0,
+        held_deletions: 0,
     }
 }
 

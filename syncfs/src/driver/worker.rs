@@ -46,6 +46,7 @@ type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 /// What the thread can be asked.
 pub(super) enum Command {
     Scan(Reply<ScanReport, StoreError>),
+    ConfirmDeletions(Reply<ScanReport, StoreError>),
     Flush(Reply<Token, FlushError>),
     Digest(Reply<Digest, StoreError>),
     Conflicts(Reply<Vec<Conflict>, StoreError>),
@@ -121,6 +122,7 @@ impl Worker {
         };
         let mut engine = Engine::new(disk, index)?;
         engine.ignore(&config.ignore);
+        engine.guard_deletions(config.mass_deletion);
         engine.scan()?;
         let now = Instant::now();
         let told = (engine.meta().knowledge.clone(), engine.meta().index);
@@ -255,6 +257,7 @@ impl Worker {
         let now_ms = self.now_ms();
         match command {
             Command::Scan(reply) => answer(reply, self.engine.scan())?,
+            Command::ConfirmDeletions(reply) => answer(reply, self.engine.confirm_deletions())?,
             Command::Flush(reply) => match self.flush().await {
                 Err(FlushError::Store(error)) => answer(reply, Err(error))?,
                 result => drop(reply.send(result)),
@@ -380,6 +383,9 @@ impl Worker {
             self.engine.handle(now_ms, Input::Touched(unsettled))?;
         }
         self.engine.settle()?;
+        if self.engine.held_deletions() > 0 {
+            return Err(FlushError::Held(self.engine.held_deletions()));
+        }
         self.engine.token().ok_or(FlushError::NoFolder)
     }
 

@@ -48,7 +48,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 gone.push(path.clone());
             }
         })?;
-        self.take_up_gone(gone, &mut report)?;
+        if self.believes(&gone, &present)? {
+            self.release();
+            self.take_up_gone(gone, &mut report)?;
+        }
         self.commit()?;
         if std::mem::take(&mut self.fence_unsettled) && self.retire()? {
             self.restate(true)?;
@@ -63,21 +66,31 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if paths.contains(&ignore_file()) && self.load_rules()? {
             return self.scan().map(drop);
         }
+        let (mut present, mut gone) = (Vec::new(), Vec::new());
         for path in self.take_up_moves(paths)? {
-            self.scan_path(&path)?;
+            self.scan_path(&path, &mut present, &mut gone)?;
+        }
+        gone.sort_unstable();
+        gone.dedup();
+        if self.believes(&gone, &present)? {
+            self.take_up_gone(gone, &mut ScanReport::default())?;
         }
         Ok(())
     }
 
-    /// The same for one path and what is below it.
-    fn scan_path(&mut self, path: &RelPath) -> Result<ScanReport, StoreError> {
-        let mut report = ScanReport::default();
+    /// The same for one path and what is below it; collects what was found and what was not.
+    fn scan_path(
+        &mut self,
+        path: &RelPath,
+        found: &mut Vec<(RelPath, Stat)>,
+        gone: &mut Vec<RelPath>,
+    ) -> Result<(), StoreError> {
         let stat = match self.stat(path) {
             Ok(stat) => stat,
-            Err(error) => return self.unclear(path, error).map(|_| report),
+            Err(error) => return self.unclear(path, error).map(drop),
         };
         if stat.is_some() && self.is_ignored_path(path, stat.as_ref(), None) {
-            return Ok(report);
+            return Ok(());
         }
         let (mut present, mut unread) = (Vec::new(), Vec::new());
         if let Some(stat) = stat {
@@ -86,7 +99,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.walk(Some(path), &mut present, &mut unread)?;
             }
         }
-        self.take_up(&present, &mut report)?;
+        self.take_up(&present, &mut ScanReport::default())?;
         let mut known: Vec<_> = self.index.below(path)?.into_iter().map(|entry| entry.record.path).collect();
         known.push(path.clone());
         present.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -94,9 +107,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let stands = present.binary_search_by(|(other, _)| other.cmp(path)).is_ok();
             !stands && !unread.iter().any(|dir| dir.as_ref().is_none_or(|dir| path.is_below(dir)))
         });
-        known.sort_unstable();
-        self.take_up_gone(known, &mut report)?;
-        Ok(report)
+        gone.extend(known);
+        found.extend(present);
+        Ok(())
     }
 
     fn take_up(&mut self, present: &[(RelPath, Stat)], report: &mut ScanReport) -> Result<(), StoreError> {

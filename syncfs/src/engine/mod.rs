@@ -14,6 +14,7 @@
 mod apply;
 mod exchange;
 mod fencing;
+mod guarding;
 mod ignoring;
 mod intake;
 mod keeping;
@@ -42,6 +43,7 @@ use pending::Table;
 pub use exchange::{
     ASKED_MAX, BATCH_BYTES, BATCHES_MAX, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX,
 };
+pub use guarding::MASS_DELETION_MIN;
 pub use moves::MOVES_KEPT_MAX;
 pub use transfer::{TRY_AGAIN_MS, WINDOW_BYTES, WORK_BYTES};
 
@@ -109,6 +111,7 @@ pub struct Engine<D, I> {
     unsettled: BTreeSet<RelPath>,
     events: Vec<Event>,
     rules: ignoring::Rules,
+    guard: guarding::Guard,
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -136,6 +139,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             unsettled: BTreeSet::new(),
             events: Vec::new(),
             rules: ignoring::Rules::default(),
+            guard: guarding::Guard::default(),
         };
         engine.stale = engine.stale_entries()?.len() as u64;
         Ok(engine)
@@ -250,6 +254,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             problems: self.problems(),
             conflicts: self.index.conflicts()?.len() as u64,
             refused: self.refused,
+            held_deletions: self.held_deletions(),
         })
     }
 

@@ -1,0 +1,116 @@
+//! What looks like the end of a folder is not believed before somebody says so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test touches the world"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use syncfs::{Config, Event, FlushError, Folder};
+use tempfile::TempDir;
+
+const LONG: Duration = Duration::from_secs(5);
+
+async fn replica(mass_deletion: Option<u64>) -> (TempDir, Folder) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::new(dir.path());
+    config.mass_deletion = mass_deletion;
+    let folder = Folder::create(config).await.unwrap();
+    (dir, folder)
+}
+
+fn connect(a: &Folder, b: &Folder) {
+    let (left, right) = tokio::io::duplex(1 << 20);
+    for (folder, stream) in [(a.clone(), left), (b.clone(), right)] {
+        tokio::spawn(async move { drop(folder.sync(stream, None).await) });
+    }
+}
+
+async fn reaches(a: &Folder, b: &Folder) {
+    let token = a.flush().await.unwrap();
+    a.wait(&token, &[b.device()], LONG).await.unwrap();
+}
+
+fn fill(dir: &Path, count: usize) {
+    fs::create_dir(dir).unwrap();
+    (0..count).for_each(|number| fs::write(dir.join(number.to_string()), number.to_string()).unwrap());
+}
+
+#[tokio::test]
+async fn more_than_half_gone_at_once_is_held_until_it_is_confirmed() {
+    let ((dir, a), (other, b)) = (replica(Some(10)).await, replica(Some(10)).await);
+    connect(&a, &b);
+    fill(&dir.path().join("d"), 20);
+    fs::write(dir.path().join("keep"), "kept").unwrap();
+    reaches(&a, &b).await;
+    let mut events = a.subscribe();
+
+    // As a disk that comes back empty: the files are away before anybody looks.
+    fs::rename(dir.path().join("d"), dir.path().join(".syncfs/away")).unwrap();
+    let refused = a.flush().await;
+    assert!(matches!(refused, Err(FlushError::Held(20))), "{refused:?}");
+    let held = async {
+        loop {
+            if let Event::DeletionsHeld { files, of } = events.recv().await.unwrap() {
+                return (files, of);
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(LONG, held).await.unwrap(), (20, 21));
+    a.scan().await.unwrap();
+    let report = a.scan().await.unwrap();
+    assert!(report.deleted == 0 && report.problems.iter().any(|problem| problem.what.contains("20 files")));
+    // The rest of the folder goes on.
+    fs::write(dir.path().join("keep"), "changed").unwrap();
+    let mut applied = b.subscribe();
+    while fs::read_to_string(other.path().join("keep")).unwrap() != "changed" {
+        let _ = tokio::time::timeout(LONG, applied.recv()).await.unwrap();
+    }
+    assert!(other.path().join("d/19").exists());
+
+    // Back again: nothing was lost, and nothing is held.
+    fs::rename(dir.path().join(".syncfs/away"), dir.path().join("d")).unwrap();
+    reaches(&a, &b).await;
+    assert!(a.scan().await.unwrap().problems.is_empty());
+
+    // Meant this time.
+    fs::rename(dir.path().join("d"), dir.path().join(".syncfs/away")).unwrap();
+    assert!(a.flush().await.is_err());
+    assert_eq!(a.confirm_deletions().await.unwrap().deleted, 21);
+    reaches(&a, &b).await;
+    assert!(!other.path().join("d").exists());
+}
+
+#[tokio::test]
+async fn half_of_a_folder_a_rename_and_a_folder_without_the_guard_are_believed() {
+    let (dir, a) = replica(Some(10)).await;
+    for name in ["d", "e"] {
+        fill(&dir.path().join(name), 15);
+    }
+    a.flush().await.unwrap();
+    fs::remove_dir_all(dir.path().join("e")).unwrap();
+    a.flush().await.unwrap();
+    fs::rename(dir.path().join("d"), dir.path().join("f")).unwrap();
+    a.flush().await.unwrap();
+    assert_eq!(a.status().held_deletions, 0);
+
+    let (dir, a) = replica(None).await;
+    fill(&dir.path().join("d"), 150);
+    a.flush().await.unwrap();
+    fs::remove_dir_all(dir.path().join("d")).unwrap();
+    a.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_holders_deletions_are_believed() {
+    let (dir, a) = replica(Some(10)).await;
+    fill(&dir.path().join("d"), 20);
+    a.hold(1).await.unwrap();
+    fs::remove_dir_all(dir.path().join("d")).unwrap();
+    a.flush().await.unwrap();
+    assert_eq!(a.scan().await.unwrap().deleted, 0, "it was taken up by the flush");
+}
