@@ -100,9 +100,10 @@ impl Import {
         self.imported.notes.iter().map(line).collect()
     }
 
-    /// Makes the key and every folder that was not paused a replica, in place.
+    /// Makes the key and every folder that is not written as a comment a replica, in place.
     pub async fn apply(&self, key: &Path) -> Result<DeviceId, Failure> {
-        let folders = self.imported.folders.iter().filter(|folder| !folder.paused);
+        let goes_on = |folder: &&ImportedFolder| !folder.paused && folder.way == Way::Both;
+        let folders = self.imported.folders.iter().filter(goes_on);
         let paths: Vec<PathBuf> = folders.map(|folder| self.path(folder)).collect();
         for path in &paths {
             std::fs::read_dir(path).context(format!("{}: is the right disk mounted?", path.display()))?;
@@ -135,15 +136,16 @@ impl Import {
         let shares = |device: &&ImportedDevice| folder.devices.contains(&device.id) && !device.paused;
         let peers: Vec<String> = self.peers().filter(shares).map(|device| quoted(&name(device))).collect();
         lines.push(format!("peers = [{}]", peers.join(", ")));
-        match folder.way {
-            Way::Both => {}
-            Way::Send => lines.push("direction = \"send\"".to_owned()),
-            Way::Receive => lines.push("direction = \"receive\"".to_owned()),
-        }
         if let Some(seconds) = folder.rescan_s {
             lines.push(format!("rescan = \"{seconds}s\""));
         }
-        table(&folder.title, folder.paused, &lines)
+        let why = match folder.way {
+            _ if folder.paused => Some("it was paused"),
+            Way::Both => None,
+            Way::Send => Some("it only gave: here it would take changes too"),
+            Way::Receive => Some("it only took: here it would give changes too"),
+        };
+        table(&folder.title, why, &lines)
     }
 }
 
@@ -163,16 +165,16 @@ fn peer_table(device: &ImportedDevice) -> String {
     for (key, kib) in [("send-limit", device.send_kib_s), ("receive-limit", device.receive_kib_s)] {
         lines.extend(kib.map(|kib| format!("{key} = \"{}KiB/s\"", kib.max(64))));
     }
-    table(&device.id, device.paused, &lines)
+    table(&device.id, device.paused.then_some("it was paused"), &lines)
 }
 
-/// A table below a comment; altogether one if it was paused.
-fn table(comment: &str, paused: bool, lines: &[String]) -> String {
+/// A table below a comment; altogether one if there is a reason to wait for a person.
+fn table(comment: &str, waits: Option<&str>, lines: &[String]) -> String {
     let comment: String = comment.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let state = if paused { " (was paused: remove the # to go on)" } else { "" };
+    let state = waits.map_or_else(String::new, |why| format!(" ({why}: remove the # to go on)"));
     let mut text = format!("\n# {comment}{state}\n");
     for line in lines {
-        let _ = writeln!(text, "{}{line}", if paused { "# " } else { "" });
+        let _ = writeln!(text, "{}{line}", if waits.is_some() { "# " } else { "" });
     }
     text
 }
@@ -275,12 +277,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_paused_is_a_comment() {
+    fn what_was_paused_or_went_one_way_is_a_comment() {
         let text = import(
-            "<configuration><folder id='a' path='/a'/><folder id='b' path='/b'><paused>true</paused></folder></configuration>",
+            "<configuration><folder id='a' path='/a'/><folder id='b' path='/b'><paused>true</paused></folder>\
+             <folder id='c' path='/c' type='receiveonly'/></configuration>",
         )
         .toml(Path::new("/k"));
         assert_eq!(completed(&text).unwrap().folders.len(), 1);
-        assert!(text.contains("# path = \"/b\""), "{text}");
+        assert!(text.contains("# path = \"/b\"") && text.contains("# path = \"/c\""), "{text}");
     }
 }

@@ -24,6 +24,7 @@ mod mount_world;
 pub mod swarm;
 pub mod sync;
 mod sync_disk;
+pub mod sync_entry;
 mod sync_world;
 
 /// One fuzz target: what `fuzz/fuzz_targets/NAME.rs` runs and `fuzz/corpus/NAME/` holds.
@@ -41,7 +42,7 @@ pub struct Target {
 pub type Seed = (&'static str, Vec<u8>);
 
 /// Every target.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 20] = [
     Target { name: "edge_framing", body: edge_http::framing, seeds: edge_http::framing_seeds },
     Target { name: "edge_headers", body: edge_http::headers, seeds: edge_http::headers_seeds },
     Target { name: "edge_host", body: edge::host, seeds: edge::host_seeds },
@@ -55,6 +56,8 @@ pub const TARGETS: [Target; 18] = [
     Target { name: "mesh_ticket", body: mesh::ticket, seeds: mesh::ticket_seeds },
     Target { name: "swarm_lease", body: swarm::lease, seeds: swarm::lease_seeds },
     Target { name: "swarm_mount", body: swarm::mount, seeds: swarm::mount_seeds },
+    Target { name: "sync_greeting", body: sync_entry::greeting, seeds: sync_entry::greeting_seeds },
+    Target { name: "sync_import", body: sync_entry::import, seeds: sync_entry::import_seeds },
     Target { name: "sync_message", body: sync::message, seeds: sync::message_seeds },
     Target { name: "sync_ignore", body: sync::ignore, seeds: sync::ignore_seeds },
     Target { name: "sync_path", body: sync::path, seeds: sync::path_seeds },

@@ -183,6 +183,10 @@ fn folder(node: Node<'_, '_>, notes: &mut Notes) -> Option<ImportedFolder> {
             return None;
         }
     };
+    if way != Way::Both {
+        let reason = "folders go both ways here; it is written as a comment, to go on only if that is meant";
+        notes.add(&format!("folder {id}"), Fate::NotMapped, reason);
+    }
     let label = label(id);
     if label.as_str() != id {
         let reason = format!("it is called {label} here: a label has only a-z A-Z 0-9 . _ -");
@@ -299,7 +303,8 @@ impl Notes {
                 self.judge(&format!("{key}/@{}", attribute.name()), attribute.value());
             }
             for deeper in child.children().filter(Node::is_element) {
-                self.judge(&format!("{key}/{}", deeper.tag_name().name()), "");
+                let text = deeper.text().unwrap_or_default().trim();
+                self.judge(&format!("{key}/{}", deeper.tag_name().name()), text);
             }
         }
     }
