@@ -4,6 +4,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod netns;
+pub(crate) mod replica;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
