@@ -118,6 +118,12 @@ pub trait Index {
     fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError>;
     /// The conflicts whose copies are live entries, in the order of the copies' paths.
     fn conflicts(&self) -> Result<Vec<Conflict>, IndexError>;
+    /// Remembers a version that is about to become visible, whether or not it will.
+    fn plan(&mut self, record: &Record) -> Result<(), IndexError>;
+    /// All of those.
+    fn plans(&self) -> Result<Vec<Record>, IndexError>;
+    /// Forgets them.
+    fn clear_plans(&mut self) -> Result<(), IndexError>;
     /// Counts.
     fn totals(&self) -> Result<Totals, IndexError>;
     /// Makes everything since the last commit durable, at once.
@@ -138,6 +144,7 @@ struct Tables {
     by_sequence: BTreeMap<u64, RelPath>,
     chunks: BTreeSet<(ContentHash, RelPath, u64, u32)>,
     peers: BTreeMap<DeviceId, PeerState>,
+    plans: Vec<Record>,
 }
 
 impl MemoryIndex {
@@ -150,6 +157,7 @@ impl MemoryIndex {
             by_sequence: BTreeMap::new(),
             chunks: BTreeSet::new(),
             peers: BTreeMap::new(),
+            plans: Vec::new(),
         };
         Self { now: tables.clone(), committed: tables }
     }
@@ -248,6 +256,20 @@ impl Index for MemoryIndex {
     fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
         let live = self.now.entries.values().filter(|entry| entry.record.kind.is_live());
         Ok(live.filter_map(|entry| conflict_of(&entry.record.path)).collect())
+    }
+
+    fn plan(&mut self, record: &Record) -> Result<(), IndexError> {
+        self.now.plans.push(record.clone());
+        Ok(())
+    }
+
+    fn plans(&self) -> Result<Vec<Record>, IndexError> {
+        Ok(self.now.plans.clone())
+    }
+
+    fn clear_plans(&mut self) -> Result<(), IndexError> {
+        self.now.plans.clear();
+        Ok(())
     }
 
     fn totals(&self) -> Result<Totals, IndexError> {

@@ -57,4 +57,13 @@ CREATE TABLE conflict (
     kept_as BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
 
+-- Versions that were about to become visible at the last commit.
+CREATE TABLE plan (
+    path    BLOB NOT NULL,
+    kind    BLOB NOT NULL,
+    version BLOB NOT NULL,
+    writer  BLOB NOT NULL,
+    epoch   INTEGER NOT NULL
+) STRICT;
+
 PRAGMA user_version = 1;

@@ -412,6 +412,39 @@ impl Index for SqliteIndex {
         Ok(conflicts)
     }
 
+    fn plan(&mut self, record: &Record) -> Result<(), IndexError> {
+        let values = params![
+            record.path.as_bytes(),
+            encode_kind(&record.kind),
+            encode_vector(&record.version),
+            record.by.as_bytes(),
+            signed(record.epoch),
+        ];
+        self.write("INSERT INTO plan VALUES (?1, ?2, ?3, ?4, ?5)", values)
+    }
+
+    fn plans(&self) -> Result<Vec<Record>, IndexError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT path, kind, version, writer, epoch FROM plan")?;
+        let mut rows = statement.query([])?;
+        let mut plans = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (kind, version): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(2)?);
+            plans.push(Record {
+                path: path_of(row, 0)?,
+                kind: decode_kind(&kind).map_err(damaged)?,
+                version: decode_vector(&version).map_err(damaged)?,
+                by: DeviceId::from_bytes(row.get(3)?),
+                epoch: unsigned(row.get(4)?),
+            });
+        }
+        Ok(plans)
+    }
+
+    fn clear_plans(&mut self) -> Result<(), IndexError> {
+        self.write("DELETE FROM plan", [])
+    }
+
     fn totals(&self) -> Result<Totals, IndexError> {
         Ok(self.totals)
     }

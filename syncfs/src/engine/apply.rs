@@ -49,6 +49,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 ready.iter().filter(|key| self.is_staged(key)).map(|(path, _)| path.clone()).collect();
             self.disk.stage_sync(&staged)?;
             self.keep_replaced(&ready)?;
+            self.plan_group(&ready)?;
             // Directories before their entries; then deletions, entries before their directories.
             let is_deletion =
                 |key: &Key| self.pending.get(key).is_some_and(|pending| !pending.record.kind.is_live());
@@ -67,6 +68,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         }
         Ok(progress)
+    }
+
+    /// What waits for more to be told is not planned anew each time.
+    fn plan_group(&mut self, ready: &[Key]) -> Result<(), StoreError> {
+        let theirs = ready.iter().filter(|key| key.1 != OWN).filter_map(|key| self.pending.get(key));
+        let theirs = theirs.filter(|pending| matches!(pending.stage, Stage::Ready { .. }));
+        let records: Vec<_> = theirs.map(|pending| pending.record.clone()).collect();
+        self.plan(&records)
     }
 
     /// Versions that can be applied now, in the order of their paths. A deferred one can once its peer has told

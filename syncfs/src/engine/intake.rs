@@ -52,6 +52,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.release();
             self.take_up_gone(gone, &mut report)?;
         }
+        self.plans_are_settled();
         self.commit()?;
         if std::mem::take(&mut self.fence_unsettled) && self.retire()? {
             self.restate(true)?;
@@ -206,6 +207,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Err(error) => return self.unclear(path, error),
         };
         self.solved(path);
+        if let Some(record) = self.arrived(path, entry.as_ref(), &kind) {
+            self.event(Event::Applied(path.clone()));
+            self.put(record, Some(stat))?;
+            return Ok(Observed::Changed);
+        }
         match entry {
             Some(mut entry) if entry.record.kind == kind => {
                 let restored = entry.seen.is_none();

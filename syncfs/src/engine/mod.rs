@@ -20,6 +20,7 @@ mod intake;
 mod keeping;
 mod moves;
 mod pending;
+mod plans;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,6 +104,7 @@ pub struct Engine<D, I> {
     tried_again_ms: u64,
     refused: u64,
     uncommitted: bool,
+    plans: plans::Plans,
     /// The last run ended after a fence was durable and perhaps before all was done because of it.
     fence_unsettled: bool,
     /// The folder's identity became known, and the peers do not know it yet.
@@ -121,6 +123,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// If the index cannot be read.
     pub fn new(disk: D, index: I) -> Result<Self, StoreError> {
         let meta = index.meta()?;
+        let plans = plans::Plans::of_the_life_before(&index)?;
         let mut engine = Self {
             disk,
             index,
@@ -133,6 +136,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             tried_again_ms: 0,
             refused: 0,
             uncommitted: false,
+            plans,
             fence_unsettled: true,
             founded: false,
             problems: BTreeMap::new(),
@@ -413,6 +417,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn commit(&mut self) -> Result<(), StoreError> {
         if self.uncommitted {
             self.disk.sync_tree()?;
+            if self.plans.end() {
+                self.index.clear_plans()?;
+            }
             let device = self.meta.device;
             self.meta.knowledge.raise(device, self.meta.sequence);
             self.index.put_meta(&self.meta)?;

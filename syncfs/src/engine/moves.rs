@@ -229,7 +229,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let Some(steps) = steps else { return self.ask_full(id) };
         let (written, deleted) = records(&steps, &moved, peer);
         let all: Vec<_> = written.into_iter().chain(deleted).collect();
-        if self.may_rename(&moved, &all)? && self.rename(&moved, &steps)? {
+        let may_rename = self.may_rename(&moved, &all)?;
+        if may_rename {
+            self.plan(&all)?;
+        }
+        if may_rename && self.rename(&moved, &steps)? {
             return self.renamed(id, &moved, &steps, all);
         }
         for (record, sequence) in all.into_iter().zip(moved.first..) {

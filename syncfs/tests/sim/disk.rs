@@ -8,7 +8,7 @@ use syncfs::chunk::content_of;
 use syncfs::device::DeviceId;
 use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Run, Stat};
 use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
-use syncfs::record::Chunk;
+use syncfs::record::{Chunk, Record};
 use syncfs::{Blob, Conflict, ContentHash, RelPath};
 
 use crate::rng::Rng;
@@ -532,6 +532,15 @@ impl Index for SimIndex {
     }
     fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
         self.0.locate(hash)
+    }
+    fn plan(&mut self, record: &Record) -> Result<(), IndexError> {
+        self.0.plan(record)
+    }
+    fn plans(&self) -> Result<Vec<Record>, IndexError> {
+        self.0.plans()
+    }
+    fn clear_plans(&mut self) -> Result<(), IndexError> {
+        self.0.clear_plans()
     }
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
         self.0.peer(device)

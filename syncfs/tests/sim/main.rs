@@ -12,7 +12,9 @@ mod disk;
 mod rng;
 mod world;
 
-use syncfs::ContentHash;
+use std::rc::Rc;
+
+use syncfs::{ContentHash, RelPath};
 use world::World;
 
 #[derive(Clone, Copy)]
@@ -92,6 +94,48 @@ fn renames_told_in_short_lose_nothing() {
 #[test]
 fn stale_epochs_are_kept_aside_and_never_merged() {
     run_seeds(LEASES, 100);
+}
+
+/// A version of a peer's that a crash left standing, between its rename and the commit, is no edit: what its writer
+/// does next replaces it, and a deletion holds.
+#[test]
+fn what_a_crash_left_standing_is_not_taken_for_an_edit() {
+    let path = RelPath::new("d/a").unwrap();
+    let mut crashes = 0;
+    for step in 0..60 {
+        let mut world = World::new(step, 2);
+        let write = |world: &mut World, text: &[u8]| {
+            let store = Rc::clone(&world.replicas[0].store);
+            store.borrow_mut().user_mkdir(&RelPath::new("d").unwrap());
+            assert!(store.borrow_mut().user_write(&path, text, false));
+            world.written.insert(text.to_vec());
+            world.scan(0);
+        };
+        write(&mut world, b"first");
+        if step % 2 == 0 {
+            world.calm();
+        }
+        write(&mut world, b"second");
+        world.superseded.insert(b"first".to_vec());
+        let fails_at = world.replicas[1].store.borrow().steps + step / 2 + 1;
+        world.replicas[1].store.borrow_mut().fails_at = Some(fails_at);
+        world.connect();
+        while world.crashes == 0 && world.now_ms < 300 {
+            world.now_ms += 1;
+            world.move_message();
+            world.drive(1);
+        }
+        crashes += world.crashes;
+        let store = Rc::clone(&world.replicas[0].store);
+        store.borrow_mut().user_remove(&RelPath::new("d").unwrap());
+        world.superseded.insert(b"second".to_vec());
+        world.scan(0);
+        world.calm();
+        let found = world.trees().remove(1);
+        assert!(found.is_empty(), "step {step}: a deleted file is back: {:?}", found.keys());
+        check::check(&mut world);
+    }
+    assert!(crashes > 12, "the power failed only {crashes} times");
 }
 
 #[test]

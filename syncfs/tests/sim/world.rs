@@ -37,7 +37,7 @@ pub(crate) struct World {
     pub(crate) replicas: Vec<Replica>,
     links: Vec<Link>,
     next_session: u64,
-    now_ms: u64,
+    pub(crate) now_ms: u64,
     next_text: u64,
     /// Every content that a user wrote.
     pub(crate) written: BTreeSet<Vec<u8>>,
