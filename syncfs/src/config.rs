@@ -23,7 +23,8 @@ pub struct Config {
     /// The folder's identity, if known. By default a replica with files draws one, and an empty one takes that of the
     /// first peer it meets.
     pub folder: Option<FolderId>,
-    /// How often the whole directory is walked, in case a change was not reported. 60 s by default.
+    /// How often the whole directory is walked, in case a change was not reported. 1 h by default. Where changes are not
+    /// reported at all, every 60 s, if this is not more often.
     pub rescan: Duration,
     /// How long a burst of changes is collected before it is taken up. 15 ms by default.
     pub debounce: Duration,
@@ -51,7 +52,7 @@ impl Config {
             name,
             device: None,
             folder: None,
-            rescan: Duration::from_secs(60),
+            rescan: Duration::from_secs(3600),
             debounce: Duration::from_millis(15),
             ignore: Vec::new(),
             mass_deletion: Some(MASS_DELETION_MIN),

@@ -13,6 +13,7 @@ mod keep;
 pub mod limit;
 mod sqlite_index;
 mod state;
+mod stored;
 mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -34,6 +34,8 @@ const SETTLE_AFTER: Duration = Duration::from_millis(25);
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// How often a flush looks again at paths that did not hold still.
 const FLUSH_ATTEMPTS: u32 = 40;
+/// How often a folder is walked, at least, whose changes are not reported.
+const UNWATCHED_RESCAN: Duration = Duration::from_secs(60);
 /// How old a status may be while much happens.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 /// How often what is kept is looked through for what is too old or too much.
@@ -120,6 +122,7 @@ impl Worker {
                 None
             }
         };
+        let rescan = if watch.is_some() { config.rescan } else { config.rescan.min(UNWATCHED_RESCAN) };
         let mut engine = Engine::new(disk, index)?;
         engine.ignore(&config.ignore);
         engine.guard_deletions(config.mass_deletion);
@@ -134,9 +137,9 @@ impl Worker {
             watch,
             wake,
             started: now,
-            rescan: config.rescan,
+            rescan,
             debounce: config.debounce,
-            next_scan: now + config.rescan,
+            next_scan: now + rescan,
             changed_at: None,
             retry_at: Some(now + RETRY.0),
             retry_pause: RETRY.0,
