@@ -354,3 +354,25 @@ impl tokio::io::AsyncWrite for Counted {
         std::pin::Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
+
+#[tokio::test]
+async fn a_database_under_constant_writes_is_cut_at_once_and_then_once_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::create(Config::new(dir.path())).await.unwrap();
+    let mut connection = prepare(&dir.path().join("app.db"), "WAL");
+    folder.flush().await.unwrap();
+    let mut events = folder.subscribe();
+    let begin = Instant::now();
+    let mut cuts = 0;
+    for n in 1.. {
+        if begin.elapsed() > Duration::from_millis(2500) {
+            break;
+        }
+        commit(&mut connection, n).unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        while let Ok(event) = events.try_recv() {
+            cuts += u64::from(matches!(event, syncfs::Event::Changed(_)));
+        }
+    }
+    assert!((1..=3).contains(&cuts), "{cuts} cuts");
+}

@@ -69,7 +69,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let (mut present, mut gone) = (Vec::new(), Vec::new());
         for path in self.take_up_moves(paths)? {
-            self.scan_path(&path, &mut present, &mut gone)?;
+            if !self.put_off(&path)? {
+                self.scan_path(&path, &mut present, &mut gone)?;
+            }
         }
         gone.sort_unstable();
         gone.dedup();
@@ -384,6 +386,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
             FileKind::File => {
                 let reading = self.disk.read(path, stat)?;
+                if reading.cut {
+                    self.was_cut(path);
+                }
                 let mut mtime_ns = reading.mtime_ns;
                 if let Some(Kind::File { mtime_ns: before, content, .. }) =
                     entry.map(|entry| &entry.record.kind)

@@ -19,6 +19,7 @@ mod ignoring;
 mod intake;
 mod keeping;
 mod moves;
+mod pacing;
 mod pending;
 mod plans;
 mod transfer;
@@ -46,6 +47,7 @@ pub use exchange::{
 };
 pub use guarding::MASS_DELETION_MIN;
 pub use moves::MOVES_KEPT_MAX;
+pub use pacing::{CUT_EVERY_MS, CUT_WAIT_MAX_MS};
 pub use transfer::{TRY_AGAIN_MS, WINDOW_BYTES, WORK_BYTES};
 
 /// Names one stream within one run of an engine. The caller never uses one twice.
@@ -111,6 +113,7 @@ pub struct Engine<D, I> {
     founded: bool,
     problems: BTreeMap<Option<RelPath>, String>,
     unsettled: BTreeSet<RelPath>,
+    pace: pacing::Pace,
     events: Vec<Event>,
     rules: ignoring::Rules,
     guard: guarding::Guard,
@@ -141,6 +144,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             founded: false,
             problems: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            pace: pacing::Pace::default(),
             events: Vec::new(),
             rules: ignoring::Rules::default(),
             guard: guarding::Guard::default(),
@@ -166,6 +170,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Input::Tick => {
                 self.end_silent_sessions();
                 self.try_again();
+                self.take_up_due()?;
             }
         }
         Ok(())
@@ -176,7 +181,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn deadline(&self) -> Option<u64> {
         let sessions =
             self.sessions.values().filter(|session| session.ended.is_none()).map(Session::deadline);
-        sessions.chain(self.try_again_at()).min()
+        sessions.chain(self.try_again_at()).chain(self.pace.deadline()).min()
     }
 
     /// The events since the last call.
