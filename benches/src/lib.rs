@@ -2,7 +2,7 @@
 
 use edgeproxy::snapshot::{Container, Snapshot};
 use edgeproxy::upstream::Address;
-use syncfs::record::{Chunk, Content, Kind, Record};
+use syncfs::record::{Attributes, Chunk, Content, Kind, Record};
 use syncfs::{ContentHash, DeviceId, RelPath};
 
 /// Bytes without pattern, from `seed` (xorshift64*).
@@ -48,7 +48,12 @@ pub fn record(n: usize, device: u8, counter: u64) -> Record {
     }]);
     Record {
         path: RelPath::new(format!("dir-{}/file-{n}.txt", n % 100)).expect("a plain path"),
-        kind: Kind::File { mode: 0o644, mtime_ns: 1_700_000_000_000_000_000, content },
+        kind: Kind::File {
+            attributes: Attributes::of_mode(0o644),
+            mtime_ns: 1_700_000_000_000_000_000,
+            content,
+            link: None,
+        },
         version: [(by, counter)].into_iter().collect(),
         by,
         epoch: 0,

@@ -4,7 +4,7 @@ use syncfs::disk::Run;
 use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
-use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
+use syncfs::record::{Attributes, Chunk, Content, Kind, Owner, Record, VersionVector};
 use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
 
@@ -100,7 +100,8 @@ pub fn reconcile_records(data: &[u8]) {
             let winner = |theirs_wins: bool| if theirs_wins { &theirs.kind } else { &ours.kind };
             assert_eq!(winner(*theirs_wins), winner(!*ours_wins), "the replicas keep different versions");
             let loser = if *theirs_wins { &ours } else { &theirs };
-            let lost = loser.kind.is_live() && !loser.kind.is_dir() && &loser.kind != winner(*theirs_wins);
+            let lost =
+                loser.kind.is_live() && !loser.kind.is_dir() && !loser.kind.holds_same(winner(*theirs_wins));
             assert_eq!(copy.as_ref(), lost.then(|| conflict_path(loser)).as_ref(), "{loser:?} has no copy");
             assert!(copy.as_ref().is_none_or(|copy| *copy != path));
         }
@@ -117,18 +118,33 @@ fn record(input: &mut Input<'_>, path: &RelPath) -> Record {
     };
     let kind = match input.byte() % 4 {
         0 => Kind::Deleted,
-        1 => Kind::Dir { mode: u32::from(input.u16()) & 0o7777 },
-        2 => Kind::Symlink { target: input.slice().to_vec() },
+        1 => Kind::Dir { attributes: attributes(input) },
+        2 => Kind::Symlink { owner: owner(input), target: input.slice().to_vec() },
         _ => Kind::File {
-            mode: u32::from(input.u16()) & 0o7777,
+            attributes: attributes(input),
             mtime_ns: i64::from_le_bytes(input.array()),
             content: content(input),
+            link: input.byte().is_multiple_of(4).then(|| RelPath::new("a").expect("a plain path")),
         },
     };
     let mut version: VersionVector =
         (0..input.byte() % 4).map(|_| (device(input), u64::from(input.byte() % 8) + 1)).collect();
     version.raise(by, u64::from(input.byte() % 8) + 1);
     Record { path: path.clone(), kind, version, by, epoch: u64::from(input.byte() % 3) }
+}
+
+fn owner(input: &mut Input<'_>) -> Option<Owner> {
+    let id = u32::from(input.byte() % 4);
+    (id > 0).then_some(Owner { uid: id, gid: 7 })
+}
+
+fn attributes(input: &mut Input<'_>) -> Attributes {
+    let mode = u32::from(input.u16()) & 0o7777;
+    let owner = owner(input);
+    let names = (0..input.byte() % 3).map(|_| format!("user.{}", input.byte() % 4).into_bytes());
+    let names: Vec<_> = names.collect();
+    let xattrs = names.into_iter().map(|name| (name, input.slice().to_vec())).collect();
+    Attributes { mode, owner, xattrs }
 }
 
 /// One of a few devices, so that histories meet.

@@ -7,8 +7,11 @@ use std::rc::Rc;
 
 use syncfs::chunk::content_of;
 use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Stat};
-use syncfs::record::Chunk;
+use syncfs::record::{Attributes, Chunk, Owner, Xattrs};
 use syncfs::{Blob, RelPath};
+
+/// Whose everything is that says nothing else.
+const ROOT: Owner = Owner { uid: 0, gid: 0 };
 
 /// The disk that an engine works on; a clone is the same disk, for the person who edits files on it.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +30,7 @@ struct Folder {
 #[derive(Clone, Debug)]
 struct Node {
     body: Body,
-    mode: u32,
+    attributes: Attributes,
     mtime_ns: i64,
     ctime_ns: i64,
     ino: u64,
@@ -47,8 +50,10 @@ impl Node {
             Body::Dir => (FileKind::Dir, 0),
             Body::Symlink(target) => (FileKind::Symlink, target.len() as u64),
         };
-        let Self { mode, mtime_ns, ctime_ns, ino, .. } = *self;
-        Stat { kind, size, mode, mtime_ns, ctime_ns, dev: 1, ino, side: 0 }
+        let Self { mtime_ns, ctime_ns, ino, .. } = *self;
+        let mode = self.attributes.mode;
+        let owner = self.attributes.owner.unwrap_or(ROOT);
+        Stat { kind, size, mode, mtime_ns, ctime_ns, dev: 1, ino, nlink: 1, owner, side: 0 }
     }
 }
 
@@ -60,7 +65,8 @@ impl MemoryDisk {
         if taken || folder.parent_exists(path).is_err() {
             return false;
         }
-        let node = folder.node(Body::File(bytes.to_vec()), 0o644, folder.clock_ns);
+        let attributes = Attributes::of_mode(0o644);
+        let node = folder.node(Body::File(bytes.to_vec()), attributes, folder.clock_ns);
         folder.tree.insert(path.clone(), node);
         true
     }
@@ -78,9 +84,9 @@ impl MemoryDisk {
 }
 
 impl Folder {
-    fn node(&mut self, body: Body, mode: u32, mtime_ns: i64) -> Node {
+    fn node(&mut self, body: Body, attributes: Attributes, mtime_ns: i64) -> Node {
         self.clock_ns += 1;
-        Node { body, mode, mtime_ns, ctime_ns: self.clock_ns, ino: self.clock_ns.unsigned_abs() }
+        Node { body, attributes, mtime_ns, ctime_ns: self.clock_ns, ino: self.clock_ns.unsigned_abs() }
     }
 
     fn parent_exists(&self, path: &RelPath) -> Result<(), DiskError> {
@@ -99,7 +105,7 @@ impl Folder {
 
     fn stage(&mut self, path: &RelPath) -> &mut Vec<u8> {
         if !matches!(self.stages.get(path), Some(Node { body: Body::File(_), .. })) {
-            let node = self.node(Body::File(Vec::new()), 0o600, 0);
+            let node = self.node(Body::File(Vec::new()), Attributes::of_mode(0o600), 0);
             self.stages.insert(path.clone(), node);
         }
         match self.stages.get_mut(path) {
@@ -132,6 +138,16 @@ impl Disk for MemoryDisk {
             entries: entries.map(|(path, node)| (path.clone(), node.stat())).collect(),
             problems: Vec::new(),
         })
+    }
+
+    fn is_root(&self) -> bool {
+        true
+    }
+
+    fn xattrs(&mut self, path: &RelPath, stat: &Stat) -> Result<(Option<Xattrs>, Stat), DiskError> {
+        let folder = &mut *self.0.borrow_mut();
+        let node = folder.tree.get(path).ok_or(DiskError::Changed)?;
+        Ok((Some(node.attributes.xattrs.clone()), *stat))
     }
 
     fn link_target(&mut self, path: &RelPath) -> Result<Vec<u8>, DiskError> {
@@ -175,18 +191,30 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    fn stage_seal(&mut self, path: &RelPath, size: u64, mode: u32, mtime_ns: i64) -> Result<(), DiskError> {
+    fn stage_seal(
+        &mut self,
+        path: &RelPath,
+        size: u64,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<(), DiskError> {
         let folder = &mut *self.0.borrow_mut();
         let size = usize::try_from(size).expect("the session target offers small files");
         folder.stage(path).resize(size, 0);
         let node = folder.stages.get_mut(path).expect("the stage was just resized");
-        (node.mode, node.mtime_ns) = (mode, mtime_ns);
+        (node.attributes, node.mtime_ns) = (attributes.clone(), mtime_ns);
         Ok(())
     }
 
-    fn stage_symlink(&mut self, path: &RelPath, target: &[u8]) -> Result<(), DiskError> {
+    fn stage_symlink(
+        &mut self,
+        path: &RelPath,
+        target: &[u8],
+        owner: Option<Owner>,
+    ) -> Result<(), DiskError> {
         let folder = &mut *self.0.borrow_mut();
-        let node = folder.node(Body::Symlink(target.to_vec()), 0o777, 0);
+        let attributes = Attributes { owner, ..Attributes::of_mode(0o777) };
+        let node = folder.node(Body::Symlink(target.to_vec()), attributes, 0);
         folder.stages.insert(path.clone(), node);
         Ok(())
     }
@@ -209,7 +237,7 @@ impl Disk for MemoryDisk {
             return Err(DiskError::NotEmpty);
         }
         let staged = folder.stages.remove(stage).expect("only what was staged is published");
-        let node = folder.node(staged.body, staged.mode, staged.mtime_ns);
+        let node = folder.node(staged.body, staged.attributes, staged.mtime_ns);
         folder.tree.insert(to.clone(), node.clone());
         Ok(node.stat())
     }
@@ -232,13 +260,29 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError> {
+    fn adjust(
+        &mut self,
+        path: &RelPath,
+        expect: &Stat,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<Stat, DiskError> {
+        let folder = &mut *self.0.borrow_mut();
+        folder.expect(path, Some(expect))?;
+        folder.clock_ns += 1;
+        let ctime_ns = folder.clock_ns;
+        let node = folder.tree.get_mut(path).ok_or(DiskError::Changed)?;
+        (node.attributes, node.mtime_ns, node.ctime_ns) = (attributes.clone(), mtime_ns, ctime_ns);
+        Ok(node.stat())
+    }
+
+    fn make_dir(&mut self, path: &RelPath, attributes: &Attributes) -> Result<Stat, DiskError> {
         let folder = &mut *self.0.borrow_mut();
         folder.parent_exists(path)?;
         if folder.tree.get(path).is_some_and(|node| !matches!(node.body, Body::Dir)) {
             return Err(DiskError::Changed);
         }
-        let node = folder.node(Body::Dir, mode, 0);
+        let node = folder.node(Body::Dir, attributes.clone(), 0);
         folder.tree.insert(path.clone(), node.clone());
         Ok(node.stat())
     }

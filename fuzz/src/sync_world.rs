@@ -7,7 +7,7 @@ use syncfs::disk::is_intact;
 use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
 use syncfs::fence::Fence;
 use syncfs::index::{MemoryIndex, Meta};
-use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
+use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, ContentHash, DeviceId, IndexId, RelPath, Role};
 
@@ -199,14 +199,15 @@ impl World {
         let path = path(input.byte());
         let kind = match input.byte() % 5 {
             0 => Kind::Deleted,
-            1 => Kind::Dir { mode: 0o755 },
-            2 => Kind::Symlink { target: b"../outside".to_vec() },
+            1 => Kind::Dir { attributes: Attributes::of_mode(0o755) },
+            2 => Kind::Symlink { owner: None, target: b"../outside".to_vec() },
             count => {
                 let parts: Vec<&[u8]> = (0..count - 2).map(|_| *input.pick(&CHUNKS)).collect();
                 self.legitimate.insert(parts.concat());
                 let chunk = |part: &&[u8]| Chunk { hash: ContentHash::of(part), length: length(part) };
                 let content = Content::new(parts.iter().map(chunk).collect());
-                Kind::File { mode: 0o644, mtime_ns: i64::from(input.byte()), content }
+                let attributes = Attributes::of_mode(0o644);
+                Kind::File { attributes, mtime_ns: i64::from(input.byte()), content, link: None }
             }
         };
         let mut version: VersionVector = [(by, u64::from(input.byte()) + 1)].into_iter().collect();

@@ -1,12 +1,13 @@
 //! [`Digest`]: one hash that two replicas compare to know that their folders are equal.
 //!
-//! It covers, for every live entry in path order: path, kind, permission bits, and for files the modification time
-//! and the content root, for symlinks the target. It leaves out what is private to one replica (inode, change
-//! time, sequence) and how a version came about (vectors, device, epoch).
+//! It covers, for every live entry in path order: path, kind, permission bits, owner, extended attributes, for files
+//! the modification time, the content root and the hard link, for symlinks the target. It leaves out what is private to
+//! one replica (inode, change time, sequence) and how a version came about (vectors, device, epoch).
 
 use std::fmt;
 
-use crate::record::{Kind, Record};
+use crate::path::RelPath;
+use crate::record::{Attributes, Kind, Owner, Record};
 
 /// Equal digests prove equal folders.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,15 +52,18 @@ impl Digester {
         }
         self.field(record.path.as_bytes());
         match &record.kind {
-            Kind::File { mode, mtime_ns, content } => {
-                self.0.update(b"f").update(&mode.to_le_bytes()).update(&mtime_ns.to_le_bytes());
-                self.0.update(content.root().as_bytes());
+            Kind::File { attributes, mtime_ns, content, link } => {
+                self.0.update(b"f").update(&mtime_ns.to_le_bytes()).update(content.root().as_bytes());
+                self.field(link.as_ref().map_or(&b""[..], RelPath::as_bytes));
+                self.attributes(attributes);
             }
-            Kind::Dir { mode } => {
-                self.0.update(b"d").update(&mode.to_le_bytes());
+            Kind::Dir { attributes } => {
+                self.0.update(b"d");
+                self.attributes(attributes);
             }
-            Kind::Symlink { target } => {
+            Kind::Symlink { owner, target } => {
                 self.0.update(b"l");
+                self.owner(*owner);
                 self.field(target);
             }
             Kind::Deleted => {}
@@ -70,6 +74,23 @@ impl Digester {
     #[must_use]
     pub fn finish(&self) -> Digest {
         Digest(*self.0.finalize().as_bytes())
+    }
+
+    fn attributes(&mut self, attributes: &Attributes) {
+        self.0.update(&attributes.mode.to_le_bytes());
+        self.owner(attributes.owner);
+        self.0.update(&(attributes.xattrs.len() as u64).to_le_bytes());
+        for (name, value) in &attributes.xattrs {
+            self.field(name);
+            self.field(value);
+        }
+    }
+
+    fn owner(&mut self, owner: Option<Owner>) {
+        self.0.update(&[u8::from(owner.is_some())]);
+        if let Some(Owner { uid, gid }) = owner {
+            self.0.update(&uid.to_le_bytes()).update(&gid.to_le_bytes());
+        }
     }
 
     fn field(&mut self, bytes: &[u8]) {

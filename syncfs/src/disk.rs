@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::device::DeviceId;
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
-use crate::record::{Chunk, Content};
+use crate::record::{Attributes, Chunk, Content, Owner, Xattrs};
 use crate::status::Problem;
 
 /// What stands at a path.
@@ -39,6 +39,10 @@ pub struct Stat {
     pub dev: u64,
     /// Inode number.
     pub ino: u64,
+    /// How many names the inode has, outside of the folder too.
+    pub nlink: u32,
+    /// Whose it is.
+    pub owner: Owner,
     /// For a SQLite database: a fingerprint of its `-wal` and `-journal`; else 0.
     pub side: u64,
 }
@@ -145,6 +149,11 @@ pub enum DiskError {
 ///
 /// A *stage* is a file in the state directory, named by the path it is for; it survives restarts, so that a transfer
 /// resumes.
+///
+/// *Attributes.* Where the process is not root ([`Disk::is_root`]) owners, set-uid and set-gid bits and capabilities are
+/// not applied; where a filesystem has no owners, permissions or extended attributes, neither are these. The steps
+/// succeed all the same, and the fingerprint that they give says what stands there instead: as long as that does not
+/// change, the record's word holds.
 pub trait Disk {
     /// Is the folder there, and still the same one?
     ///
@@ -163,6 +172,17 @@ pub trait Disk {
     /// # Errors
     /// If it cannot be read completely.
     fn list(&mut self, dir: Option<&RelPath>) -> Result<Listing, DiskError>;
+
+    /// Whether owners, set-uid bits and capabilities can be applied here.
+    fn is_root(&self) -> bool;
+
+    /// The replicated extended attributes of a file or directory (see [`crate::record::is_replicated_xattr`]; without
+    /// root only those of `user.`), and the fingerprint to remember: `stat`, or one that is unlike any where a later
+    /// change could bear the same times. `None` on a filesystem that has none.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`] if it is gone; if they cannot be read.
+    fn xattrs(&mut self, path: &RelPath, stat: &Stat) -> Result<(Option<Xattrs>, Stat), DiskError>;
 
     /// A symlink's target.
     ///
@@ -213,14 +233,21 @@ pub trait Disk {
     /// Cuts the stage to `size` and gives it its metadata.
     ///
     /// # Errors
-    /// As the system says.
-    fn stage_seal(&mut self, path: &RelPath, size: u64, mode: u32, mtime_ns: i64) -> Result<(), DiskError>;
+    /// As the system says; extended attributes that are too large for the filesystem among them.
+    fn stage_seal(
+        &mut self,
+        path: &RelPath,
+        size: u64,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<(), DiskError>;
 
     /// Makes the stage of `path` a symlink.
     ///
     /// # Errors
     /// As the system says.
-    fn stage_symlink(&mut self, path: &RelPath, target: &[u8]) -> Result<(), DiskError>;
+    fn stage_symlink(&mut self, path: &RelPath, target: &[u8], owner: Option<Owner>)
+    -> Result<(), DiskError>;
 
     /// Makes sealed stages durable.
     ///
@@ -247,11 +274,24 @@ pub trait Disk {
     /// [`DiskError::NoParent`].
     fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError>;
 
-    /// Makes a directory, or gives an existing one this mode.
+    /// Makes a directory, or gives an existing one these attributes.
     ///
     /// # Errors
     /// [`DiskError::NoParent`]; [`DiskError::Changed`] if something else stands there.
-    fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError>;
+    fn make_dir(&mut self, path: &RelPath, attributes: &Attributes) -> Result<Stat, DiskError>;
+
+    /// Gives the file that is exactly as expected other attributes and another modification time, in place: its content
+    /// is not touched. Durable with [`Disk::sync_tree`]. Each attribute changes at once, but not all together.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`] or [`DiskError::NoParent`].
+    fn adjust(
+        &mut self,
+        path: &RelPath,
+        expect: &Stat,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<Stat, DiskError>;
 
     /// Removes a file, symlink or empty directory that is exactly as expected.
     ///

@@ -9,7 +9,7 @@ use crate::disk::DiskError;
 use crate::fence::SplitEpoch;
 use crate::index::IndexError;
 use crate::path::RelPath;
-use crate::record::{FILE_CHUNKS_MAX, VECTOR_DEVICES_MAX};
+use crate::record::{FILE_CHUNKS_MAX, VECTOR_DEVICES_MAX, XATTRS_BYTES_MAX, XATTRS_MAX};
 use crate::status::Problem;
 use crate::wire::DecodeError;
 
@@ -308,6 +308,10 @@ pub(crate) enum Unfit {
     TooLarge,
     #[error("more than {VECTOR_DEVICES_MAX} devices wrote this path")]
     TooManyDevices,
+    #[error(
+        "it has more than {XATTRS_MAX} extended attributes, or more than {XATTRS_BYTES_MAX} bytes of them: remove some"
+    )]
+    XattrsTooLarge,
 }
 
 fn first_problem(problems: &[Problem]) -> String {

@@ -1,7 +1,7 @@
 //! Content-addressed folder sync that never loses a write and can prove that a replica is up to date.
 //!
 //! A [`Folder`] is a replica: a real directory and a small state directory in it. Give it authenticated byte streams
-//! to other replicas, and files, directories, symlinks and *live SQLite databases* become the same on all of them.
+//! to other replicas, and files, directories, symlinks, with their attributes, and *live SQLite databases* become the same on all of them.
 //! A [`Token`] and a [`Digest`] prove it; a lease number ([`fence`]) makes one replica the only writer.
 //!
 //! # Example
@@ -87,8 +87,9 @@
 //!   nothing else: paths are resolved beneath the root through real directories only, no byte enters a
 //!   stage, or is found in one, without its hash being checked, every list and queue is bounded. A peer that breaks the
 //!   protocol loses its session, with a named reason; folder and other sessions go on.
-//! * Peers can send set-uid bits and symlinks to anywhere (which are never followed here). Owners and xattrs are not
-//!   replicated yet.
+//! * Peers can send symlinks to anywhere (which are never followed here). Owners, set-uid and set-gid bits and program
+//!   capabilities from a peer are applied where the replica runs as root, and only there: whoever may write such a folder is
+//!   root on its machine. Another replica carries them on unapplied. Access control lists are left alone.
 //! * A database written on two replicas at once is a conflict like any other. A program that has a database open on a
 //!   replica that is *not* the writer keeps seeing the file as of its opening, and its writes are lost with it: hold a
 //!   lease and open databases on the holder only. `journal_mode=OFF` and `MEMORY` give SQLite itself no way back; cuts

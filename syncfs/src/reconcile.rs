@@ -26,7 +26,7 @@ pub enum Decision {
     /// Theirs replaces ours, which it has seen.
     Take,
     /// Written concurrently. The winner stays at the path; the loser is kept beside it under `copy`, unless there is
-    /// nothing to keep (a deletion, or a directory against a directory). The resolution must be a write of its own, that
+    /// nothing to keep (a deletion, a directory against a directory, or the same bytes with other times or attributes). The resolution must be a write of its own, that
     /// has seen both: two replicas that resolve different pairs of three versions could otherwise come to different
     /// contents under one vector.
     Conflict {
@@ -53,7 +53,8 @@ pub fn reconcile(ours: Option<&Record>, theirs: &Record) -> Decision {
                 return Decision::Merge { theirs: theirs_wins, version };
             }
             let loser = if theirs_wins { ours } else { theirs };
-            let worth_keeping = loser.kind.is_live() && !loser.kind.is_dir();
+            let worth_keeping =
+                loser.kind.is_live() && !loser.kind.is_dir() && !ours.kind.holds_same(&theirs.kind);
             Decision::Conflict { theirs_wins, version, copy: worth_keeping.then(|| conflict_path(loser)) }
         }
     }
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
     use crate::device::DeviceId;
     use crate::hash::ContentHash;
-    use crate::record::{Chunk, Content};
+    use crate::record::{Attributes, Chunk, Content};
     use proptest::prelude::*;
 
     fn device(id: u8) -> DeviceId {
@@ -141,7 +142,7 @@ mod tests {
             Content::new(vec![Chunk { hash: ContentHash::of(text.as_bytes()), length: text.len() as u32 }]);
         Record {
             path: RelPath::new("dir/notes.txt").unwrap(),
-            kind: Kind::File { mode: 0o644, mtime_ns, content },
+            kind: Kind::File { attributes: Attributes::of_mode(0o644), mtime_ns, content, link: None },
             version: [(device(by), counter)].into_iter().collect(),
             by: device(by),
             epoch: 0,
@@ -209,8 +210,8 @@ mod tests {
                 let mut record = file(by, counter, mtime, if mtime == 0 { "x" } else { "y" });
                 record.kind = match kind {
                     0 => Kind::Deleted,
-                    1 => Kind::Dir { mode: 0o755 },
-                    2 => Kind::Symlink { target: b"t".to_vec() },
+                    1 => Kind::Dir { attributes: Attributes::of_mode(0o755) },
+                    2 => Kind::Symlink { owner: None, target: b"t".to_vec() },
                     _ => record.kind,
                 };
                 seen.into_iter().for_each(|(id, seen)| record.version.raise(device(id), seen));

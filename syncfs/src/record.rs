@@ -18,6 +18,12 @@ pub const VECTOR_DEVICES_MAX: usize = 64;
 pub const FILE_CHUNKS_MAX: usize = 60_000;
 /// Longest symlink target, in bytes.
 pub const TARGET_BYTES_MAX: usize = 4095;
+/// Most extended attributes of one entry.
+pub const XATTRS_MAX: usize = 64;
+/// Longest name of an extended attribute, in bytes (what Linux allows).
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+/// Names and values of one entry's extended attributes, in bytes, together.
+pub const XATTRS_BYTES_MAX: usize = 64 << 10;
 
 /// The highest counter seen of every device. Counters only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -159,26 +165,80 @@ impl Content {
     }
 }
 
+/// Whose an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// User, as a number: names are not replicated.
+    pub uid: u32,
+    /// Group, as a number.
+    pub gid: u32,
+}
+
+/// Extended attributes: values by name. Replicated are those that [`is_replicated_xattr`] names.
+pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Whether an extended attribute of this name is replicated: all of `user.`, and the capabilities of a program. Access
+/// control lists and labels belong to one machine and are left alone.
+#[must_use]
+pub fn is_replicated_xattr(name: &[u8]) -> bool {
+    name == CAPABILITY || name.len() <= XATTR_NAME_BYTES_MAX && name.starts_with(b"user.") && name.len() > 5
+}
+
+/// The extended attribute that holds a program's capabilities: like an owner and set-uid bits a matter of root.
+pub const CAPABILITY: &[u8] = b"security.capability";
+
+/// Whether these extended attributes are within the bounds that a record has.
+#[must_use]
+pub fn are_fit_xattrs(xattrs: &Xattrs) -> bool {
+    let bytes: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    xattrs.len() <= XATTRS_MAX && bytes <= XATTRS_BYTES_MAX
+}
+
+/// What a file or directory has besides its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attributes {
+    /// Permission bits (`0o7777`).
+    pub mode: u32,
+    /// `None` where it was never known.
+    pub owner: Option<Owner>,
+    /// Extended attributes.
+    pub xattrs: Xattrs,
+}
+
+impl Attributes {
+    /// Only permission bits.
+    #[must_use]
+    pub fn of_mode(mode: u32) -> Self {
+        Self { mode, ..Self::default() }
+    }
+}
+
 /// What is at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
     /// A regular file.
     File {
-        /// Permission bits (`0o7777`).
-        mode: u32,
+        /// Permissions, owner, extended attributes.
+        attributes: Attributes,
         /// Modification time, nanoseconds since 1970.
         mtime_ns: i64,
         /// Its chunks.
         content: Content,
+        /// The first path, in byte order, of which it was another name (a hard link) when this was written. The content
+        /// is here all the same: a replica on which the two differ, or cannot be linked, has a file of its own. Replicas
+        /// of this version write none, and give every name a file of its own.
+        link: Option<RelPath>,
     },
-    /// A directory, also an empty one.
+    /// A directory, also an empty one. Its times say only when its entries changed, and are not replicated.
     Dir {
-        /// Permission bits (`0o7777`).
-        mode: u32,
+        /// Permissions, owner, extended attributes.
+        attributes: Attributes,
     },
     /// A symbolic link, never followed.
     Symlink {
+        /// Whose it is.
+        owner: Option<Owner>,
         /// Its target, as it stands there.
         target: Vec<u8>,
     },
@@ -205,6 +265,36 @@ impl Kind {
         match self {
             Self::File { content, .. } => Some(content),
             _ => None,
+        }
+    }
+
+    /// Permissions, owner and extended attributes, of a file or directory.
+    #[must_use]
+    pub fn attributes(&self) -> Option<&Attributes> {
+        match self {
+            Self::File { attributes, .. } | Self::Dir { attributes } => Some(attributes),
+            _ => None,
+        }
+    }
+
+    /// Whose it is, as far as that is known.
+    #[must_use]
+    pub fn owner(&self) -> Option<Owner> {
+        match self {
+            Self::Symlink { owner, .. } => *owner,
+            other => other.attributes().and_then(|attributes| attributes.owner),
+        }
+    }
+
+    /// Whether both hold the same: the bytes of a file, the target of a symlink. Times, permissions and the like may
+    /// differ; losing one of the two loses nothing that a person wrote.
+    #[must_use]
+    pub fn holds_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File { content, .. }, Self::File { content: other, .. }) => content == other,
+            (Self::Symlink { target, .. }, Self::Symlink { target: other, .. }) => target == other,
+            (Self::Dir { .. }, Self::Dir { .. }) | (Self::Deleted, Self::Deleted) => true,
+            _ => false,
         }
     }
 
@@ -244,6 +334,21 @@ impl Record {
         knowledge.counter(&self.by) >= self.counter()
     }
 
+    /// About how long its encoding is, in bytes; never less.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        let chunks = self.kind.content().map_or(0, |content| content.chunks().len());
+        let xattrs = self.kind.attributes().map(|attributes| &attributes.xattrs);
+        let xattrs = xattrs.into_iter().flatten().map(|(name, value)| 8 + name.len() + value.len());
+        let name = match &self.kind {
+            Kind::File { link: Some(link), .. } => link.as_bytes().len(),
+            Kind::Symlink { target, .. } => target.len(),
+            _ => 0,
+        };
+        let lists = chunks * 36 + self.version.len() * 40 + xattrs.sum::<usize>();
+        128 + self.path.as_bytes().len() + name + lists
+    }
+
     /// A total order on versions, the same on every replica, that picks the winner of a conflict: something over
     /// nothing, a directory over what would hide its children, then the later modification time, then device and
     /// content.
@@ -251,14 +356,16 @@ impl Record {
     pub fn rank(&self, other: &Self) -> Ordering {
         let key = |record: &Self| {
             let (mtime, detail) = match &record.kind {
-                Kind::File { mode, mtime_ns, content } => {
-                    (*mtime_ns, (*mode, content.root().as_bytes().to_vec()))
+                Kind::File { mtime_ns, content, link, .. } => {
+                    let link = link.as_ref().map_or(&b""[..], RelPath::as_bytes);
+                    (*mtime_ns, [content.root().as_bytes(), link].concat())
                 }
-                Kind::Dir { mode } => (0, (*mode, Vec::new())),
-                Kind::Symlink { target } => (0, (0, target.clone())),
-                Kind::Deleted => (0, (0, Vec::new())),
+                Kind::Symlink { target, .. } => (0, target.clone()),
+                Kind::Dir { .. } | Kind::Deleted => (0, Vec::new()),
             };
-            (record.kind.is_live(), record.kind.is_dir(), mtime, record.by, record.counter(), detail)
+            let attributes = (record.kind.attributes().cloned(), record.kind.owner());
+            let write = (record.by, record.counter());
+            (record.kind.is_live(), record.kind.is_dir(), mtime, write, attributes, detail)
         };
         key(self).cmp(&key(other))
     }

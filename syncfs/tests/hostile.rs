@@ -9,7 +9,7 @@
 use std::fs;
 use std::time::Duration;
 
-use syncfs::record::{Chunk, Content, Kind, Record, VersionVector};
+use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, Config, ContentHash, DeviceId, Folder, IndexId, RelPath, SyncError, Violation};
 use tempfile::TempDir;
@@ -85,7 +85,7 @@ fn offer(round: u64, path: &str, text: &[u8]) -> Message {
     let content = Content::new(vec![Chunk { hash: ContentHash::of(text), length: text.len() as u32 }]);
     let record = Record {
         path: RelPath::new(path).unwrap(),
-        kind: Kind::File { mode: 0o644, mtime_ns: i64::MAX, content },
+        kind: Kind::File { attributes: Attributes::of_mode(0o644), mtime_ns: i64::MAX, content, link: None },
         version: [(attacker(), 1)].into_iter().collect(),
         by: attacker(),
         epoch: 0,

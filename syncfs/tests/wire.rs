@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use syncfs::chunk::CHUNK_BYTES_MAX;
 use syncfs::disk::Run;
 use syncfs::fence::{FENCES_MAX, Fence};
-use syncfs::record::{Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
+use syncfs::record::{
+    Attributes, Chunk, Content, FILE_CHUNKS_MAX, Kind, Owner, Record, VECTOR_DEVICES_MAX, VersionVector,
+    XATTRS_BYTES_MAX, XATTRS_MAX, Xattrs,
+};
 use syncfs::wire::{
     CHUNKS_MAX, DecodeError, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, RUNS_MAX,
     VERSION, WANT_MAX, Want, decode, encode,
@@ -33,10 +36,14 @@ fn samples() -> Vec<(&'static str, Message)> {
     let content = Content::new(vec![Chunk { hash: ContentHash::of(b"chunk"), length: 5 }]);
     let fence = Fence { epoch: 3, holder: device(2), base: [(device(1), 7)].into_iter().collect() };
     let folder = Some(FolderId::from_bytes([4; 16]));
+    let owner = Some(Owner { uid: 1000, gid: 100 });
+    let xattrs =
+        [("security.capability", "cap"), ("user.note", "n")].map(|(name, value)| (name.into(), value.into()));
+    let attributes = Attributes { mode: 0o4640, owner, xattrs: xattrs.into() };
     let kinds = [
-        Kind::File { mode: 0o640, mtime_ns: -5, content },
-        Kind::Dir { mode: 0o755 },
-        Kind::Symlink { target: b"../target".to_vec() },
+        Kind::File { attributes: attributes.clone(), mtime_ns: -5, content, link: RelPath::new("a").ok() },
+        Kind::Dir { attributes: Attributes { owner: None, ..attributes } },
+        Kind::Symlink { owner, target: b"../target".to_vec() },
         Kind::Deleted,
     ];
     let records = kinds
@@ -169,7 +176,7 @@ fn limits_hold_exactly_at_the_limit() {
     excess(&records(RECORDS_MAX + 1));
     let chunks = |count: usize| {
         let content = Content::new(vec![Chunk { hash, length: 1 }; count]);
-        let kind = Kind::File { mode: 0, mtime_ns: 0, content };
+        let kind = Kind::File { attributes: Attributes::of_mode(0), mtime_ns: 0, content, link: None };
         Message::Records {
             round: 0,
             records: vec![Numbered { sequence: 1, record: record(kind) }],
@@ -180,6 +187,22 @@ fn limits_hold_exactly_at_the_limit() {
     };
     ok(&chunks(FILE_CHUNKS_MAX));
     excess(&chunks(FILE_CHUNKS_MAX + 1));
+    let xattrs = |xattrs: Xattrs| {
+        let kind = Kind::Dir { attributes: Attributes { xattrs, ..Attributes::of_mode(0) } };
+        Message::Records {
+            round: 0,
+            records: vec![Numbered { sequence: 1, record: record(kind) }],
+            through: 1,
+            knowledge: VersionVector::default(),
+            complete: false,
+        }
+    };
+    let many = |count: usize| (0..count).map(|n| (format!("user.{n:02}").into(), Vec::new())).collect();
+    ok(&xattrs(many(XATTRS_MAX)));
+    excess(&xattrs(many(XATTRS_MAX + 1)));
+    let long = |bytes: usize| [(b"user.x".to_vec(), vec![0; bytes - 6])].into();
+    ok(&xattrs(long(XATTRS_BYTES_MAX)));
+    excess(&xattrs(long(XATTRS_BYTES_MAX + 1)));
     let vector = |count: usize| {
         let knowledge = (0..count).map(|id| (device(u8::try_from(id).unwrap()), 1)).collect();
         Message::Records { round: 0, records: Vec::new(), through: 1, knowledge, complete: true }
@@ -201,6 +224,26 @@ fn a_path_that_escapes_is_named_as_such() {
     let at = bytes.windows(5).position(|part| part == b"aa/bb").unwrap();
     bytes[at..at + 5].copy_from_slice(b"../bb");
     assert_eq!(decode(&bytes), Err(DecodeError::Path(PathError::Escapes)));
+}
+
+#[test]
+fn an_attribute_that_is_not_replicated_and_a_link_to_a_later_path_are_refused() {
+    let message = |name: &str, link: &str| {
+        let xattrs = [(name.as_bytes().to_vec(), b"v".to_vec())].into();
+        let attributes = Attributes { xattrs, ..Attributes::of_mode(0o644) };
+        let (content, link) = (Content::default(), RelPath::new(link).ok());
+        let kind = Kind::File { attributes, mtime_ns: 0, content, link };
+        let records = vec![Numbered { sequence: 1, record: record(kind) }];
+        let knowledge = VersionVector::default();
+        decode(&encode(&Message::Records { round: 0, records, through: 1, knowledge, complete: false }))
+    };
+    assert!(message("user.x", "dir/earlier").is_ok());
+    for name in ["system.posix_acl_access", "security.selinux", "trusted.x", "user."] {
+        assert_eq!(message(name, "a"), Err(DecodeError::Invalid("extended attributes")), "{name}");
+    }
+    for link in ["dir/name", "e"] {
+        assert_eq!(message("user.x", link), Err(DecodeError::Invalid("hard link")), "{link}");
+    }
 }
 
 #[test]

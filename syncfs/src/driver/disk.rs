@@ -9,26 +9,26 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, RenameFlags, chmodat, fchmod, fsync, ftruncate, futimens, mkdirat, openat,
-    readlinkat, renameat, renameat_with, symlinkat, syncfs, unlinkat,
+    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, readlinkat, renameat, renameat_with,
+    syncfs, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
+use super::attributes;
 use super::database::{self, Cuts, Databases, Opened, QUIET};
 use super::history::Kept;
+use super::reading::hash;
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
-use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
+use crate::chunk::SQLITE_MAGIC;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
-use crate::record::{Chunk, Content};
+use crate::record::{Attributes, Chunk, Content, Owner, Xattrs};
 use crate::status::Problem;
 
 /// From this many files on, one sync of the whole filesystem replaces one of each file.
-const GROUP_SYNC: usize = 256;
-/// How much is read at once, in bytes.
-const READ_BYTES: usize = 1 << 20;
+pub(super) const GROUP_SYNC: usize = 256;
 
 /// A real directory.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) struct RealDisk {
     /// The last plain file that chunks were read from.
     last: Option<(RelPath, File)>,
     /// The last stage that was written.
-    stage: Option<(RelPath, File)>,
+    pub(super) stage: Option<(RelPath, File)>,
     touched: BTreeSet<Option<RelPath>>,
     pub(super) touched_aside: BTreeSet<Option<RelPath>>,
     pub(super) read: BTreeMap<RelPath, Unsynced>,
@@ -93,7 +93,7 @@ impl RealDisk {
 
     fn read_plain(&mut self, path: &RelPath, file: &File, stat: &Stat) -> Result<Reading, DiskError> {
         let (content, head) = hash(file)?;
-        let after = rustix::fs::fstat(file).map_err(|error| failed("stat", error))?;
+        let after = fstat(file).map_err(|error| failed("stat", error))?;
         let now = self.stat(path)?;
         let unstable = || DiskError::Busy("the file changes while it is read".to_owned());
         if convert(&after) != *stat
@@ -122,30 +122,6 @@ impl RealDisk {
         if stat.side != 0 && !self.databases.is_database(&self.tree, path, stat) {
             stat.side = 0;
         }
-    }
-
-    fn open_stage(&mut self, path: &RelPath) -> Result<&File, DiskError> {
-        if self.stage.as_ref().is_none_or(|(open, _)| open != path) {
-            let name = stage_name(path);
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let open = || openat(&self.staging, &name, flags, Mode::from_raw_mode(0o600));
-            let file = match open() {
-                // It was sealed with a mode that keeps its owner out.
-                Err(Errno::ACCESS) => {
-                    let _ = chmodat(&self.staging, &name, Mode::from_raw_mode(0o600), AtFlags::empty());
-                    open()
-                }
-                // It was a symlink for an earlier version.
-                Err(Errno::LOOP) => {
-                    let _ = unlinkat(&self.staging, &name, AtFlags::empty());
-                    open()
-                }
-                other => other,
-            };
-            self.stage =
-                Some((path.clone(), File::from(file.map_err(|error| failed("create a stage", error))?)));
-        }
-        Ok(self.stage.as_ref().map(|(_, file)| file).expect("it was just put there"))
     }
 
     fn touch(&mut self, path: &RelPath) {
@@ -224,6 +200,19 @@ impl Disk for RealDisk {
             }
         }
         Ok(listing)
+    }
+
+    fn is_root(&self) -> bool {
+        attributes::is_root()
+    }
+
+    fn xattrs(&mut self, path: &RelPath, stat: &Stat) -> Result<(Option<Xattrs>, Stat), DiskError> {
+        let pinned = self.tree.pin(path)?;
+        let now = convert(&fstat(&pinned).map_err(|error| failed("stat", error))?);
+        if (now.dev, now.ino) != (stat.dev, stat.ino) {
+            return Err(DiskError::Changed);
+        }
+        Ok((attributes::read_xattrs(&pinned)?, as_seen(*stat)))
     }
 
     fn link_target(&mut self, path: &RelPath) -> Result<Vec<u8>, DiskError> {
@@ -308,55 +297,38 @@ impl Disk for RealDisk {
     }
 
     fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {
-        if stat_in(&self.staging, stage_name(path).as_bytes())?.is_none_or(|stat| stat.kind != FileKind::File)
-        {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; length as usize];
-        Ok(self.open_stage(path)?.read_exact_at(&mut bytes, offset).is_ok().then_some(bytes))
+        self.read_stage(path, offset, length)
     }
 
     fn stage_write(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        self.open_stage(path)?.write_all_at(bytes, offset).map_err(|error| failed("write a stage", error))
+        self.write_stage(path, offset, bytes)
     }
 
-    fn stage_seal(&mut self, path: &RelPath, size: u64, mode: u32, mtime_ns: i64) -> Result<(), DiskError> {
-        let file = self.open_stage(path)?;
-        ftruncate(file, size).map_err(|error| failed("cut a stage to size", error))?;
-        fchmod(file, Mode::from_raw_mode(mode)).map_err(|error| failed("set permissions", error))?;
-        futimens(file, &times(mtime_ns)).map_err(|error| failed("set the modification time", error))?;
-        self.stage = None;
-        Ok(())
+    fn stage_seal(
+        &mut self,
+        path: &RelPath,
+        size: u64,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<(), DiskError> {
+        self.seal_stage(path, size, attributes, mtime_ns)
     }
 
-    fn stage_symlink(&mut self, path: &RelPath, target: &[u8]) -> Result<(), DiskError> {
-        self.stage_discard(path)?;
-        symlinkat(target, &self.staging, stage_name(path)).map_err(|error| failed("create a symlink", error))
+    fn stage_symlink(
+        &mut self,
+        path: &RelPath,
+        target: &[u8],
+        owner: Option<Owner>,
+    ) -> Result<(), DiskError> {
+        self.symlink_stage(path, target, owner)
     }
 
     fn stage_sync(&mut self, paths: &[RelPath]) -> Result<(), DiskError> {
-        if paths.len() >= GROUP_SYNC {
-            return syncfs(&self.staging).map_err(dead);
-        }
-        for path in paths {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match openat(&self.staging, stage_name(path), flags, Mode::empty()) {
-                Ok(file) => fsync(file).map_err(dead)?,
-                // A symlink is part of its directory, which is synced with the tree.
-                Err(Errno::LOOP | Errno::NOENT) => {}
-                // Sealed with a mode that keeps even its owner from reading: all at once, then.
-                Err(_) => syncfs(&self.staging).map_err(dead)?,
-            }
-        }
-        Ok(())
+        self.sync_stage(paths)
     }
 
     fn stage_discard(&mut self, path: &RelPath) -> Result<(), DiskError> {
-        self.stage = None;
-        match unlinkat(&self.staging, stage_name(path), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(failed("remove a stage", error)),
-        }
+        self.discard_stage(path)
     }
 
     fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
@@ -390,7 +362,7 @@ impl Disk for RealDisk {
         Ok(())
     }
 
-    fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError> {
+    fn make_dir(&mut self, path: &RelPath, attributes: &Attributes) -> Result<Stat, DiskError> {
         let place = self.tree.place(path)?;
         match mkdirat(&place.dir, place.name, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -400,10 +372,41 @@ impl Disk for RealDisk {
             Err(DiskError::NoParent) => return Err(DiskError::Changed),
             other => other?,
         };
-        fchmod(&dir, Mode::from_raw_mode(mode)).map_err(|error| failed("set permissions", error))?;
+        attributes::apply(&dir, attributes)?;
         self.touch(path);
         self.touched.insert(Some(path.clone()));
         stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)
+    }
+
+    fn adjust(
+        &mut self,
+        path: &RelPath,
+        expect: &Stat,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<Stat, DiskError> {
+        let pinned = self.tree.pin(path)?;
+        self.check_expected(path, Some(expect))?;
+        let stands = || fstat(&pinned).map(|stat| convert(&stat)).map_err(|error| failed("stat", error));
+        let is_content = |stat: Stat| {
+            (stat.dev, stat.ino, stat.size, stat.mtime_ns)
+                == (expect.dev, expect.ino, expect.size, expect.mtime_ns)
+        };
+        if !is_content(stands()?) {
+            return Err(DiskError::Changed);
+        }
+        attributes::apply(&pinned, attributes)?;
+        self.read.entry(path.clone()).or_insert(Unsynced::Plain);
+        if mtime_ns == expect.mtime_ns {
+            return Ok(Stat { side: expect.side, ..stands()? });
+        }
+        if !is_content(stands()?) {
+            return Err(DiskError::Changed);
+        }
+        utimensat(CWD, attributes::link_to(&pinned), &times(mtime_ns), AtFlags::empty())
+            .map_err(|error| failed("set the modification time", error))?;
+        // A write of this very moment would have lost its time: it is looked at once more.
+        Ok(Stat { side: expect.side, ctime_ns: 0, ..stands()? })
     }
 
     fn remove(&mut self, path: &RelPath, expect: &Stat) -> Result<(), DiskError> {
@@ -473,26 +476,6 @@ impl Disk for RealDisk {
             }
         }
         self.sync_aside()
-    }
-}
-
-/// Cuts and hashes a file; also gives its first bytes.
-pub(super) fn hash(file: &File) -> Result<(Content, [u8; 16]), DiskError> {
-    let size = file.metadata().map_err(|error| failed("stat", error))?.len();
-    let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES).max(1))];
-    let (mut offset, mut chunker, mut head) = (0, None, [0; 16]);
-    loop {
-        let read = file.read_at(&mut buffer, offset).map_err(|error| failed("read", error))?;
-        if read == 0 {
-            return Ok((chunker.map_or_else(Content::default, Chunker::finish), head));
-        }
-        let bytes = &buffer[..read];
-        if offset == 0 {
-            let length = read.min(16);
-            head[..length].copy_from_slice(&bytes[..length]);
-        }
-        chunker.get_or_insert_with(|| Chunker::new(Cutting::choose(size, bytes))).push(bytes);
-        offset += read as u64;
     }
 }
 

@@ -19,7 +19,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fsync, futimens, linkat, openat,
 use rustix::io::Errno;
 
 use super::database::Opened;
-use super::disk::{RealDisk, hash};
+use super::disk::RealDisk;
+use super::reading::hash;
 use super::tree::{dead, failed, stat_in, times};
 use crate::config::Config;
 use crate::device::DeviceId;

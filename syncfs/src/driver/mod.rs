@@ -2,6 +2,7 @@
 //! handle; behind it one thread (`worker`) drives the engine over a real disk and index.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod attributes;
 mod cuts;
 mod database;
 mod disk;
@@ -11,7 +12,9 @@ mod history;
 mod identity;
 mod keep;
 pub mod limit;
+mod reading;
 mod sqlite_index;
+mod stage;
 mod state;
 mod stored;
 mod stream;

@@ -3,6 +3,7 @@
 use super::sqlite_index::damaged;
 use crate::disk::{FileKind, Stat};
 use crate::index::IndexError;
+use crate::record::Owner;
 
 /// Seven bits in each byte, the lowest first; all bytes but the last have their highest bit set.
 pub(super) fn put_word(out: &mut Vec<u8>, mut word: u64) {
@@ -37,7 +38,9 @@ pub(super) fn encode_stat(stat: &Stat) -> Vec<u8> {
     let since = stat.ctime_ns.wrapping_sub(stat.mtime_ns);
     let times = [stat.mtime_ns.cast_unsigned(), (since << 1 ^ since >> 63).cast_unsigned()];
     let mut out = Vec::with_capacity(40);
-    for word in [kind, stat.size, u64::from(stat.mode), times[0], times[1], stat.dev, stat.ino, stat.side] {
+    let halves = [stat.mode, stat.nlink, stat.owner.uid, stat.owner.gid].map(u64::from);
+    let words = [stat.size, times[0], times[1], stat.dev, stat.ino, stat.side];
+    for word in [kind].into_iter().chain(halves).chain(words) {
         put_word(&mut out, word);
     }
     out
@@ -51,11 +54,13 @@ pub(super) fn decode_stat(mut bytes: &[u8]) -> Result<Stat, IndexError> {
         2 => FileKind::Symlink,
         _ => FileKind::Special,
     };
-    let (size, mode) = (word()?, u32::try_from(word()?).map_err(damaged)?);
-    let (mtime_ns, since) = (word()?.cast_signed(), word()?);
+    let mut half = || u32::try_from(word()?).map_err(damaged);
+    let (mode, nlink, owner) = (half()?, half()?, Owner { uid: half()?, gid: half()? });
+    let (size, mtime_ns, since) = (word()?, word()?.cast_signed(), word()?);
     let since = (since >> 1).cast_signed() ^ -(since & 1).cast_signed();
     let ctime_ns = mtime_ns.wrapping_add(since);
-    Ok(Stat { kind, size, mode, mtime_ns, ctime_ns, dev: word()?, ino: word()?, side: word()? })
+    let (dev, ino, side) = (word()?, word()?, word()?);
+    Ok(Stat { kind, size, mode, mtime_ns, ctime_ns, dev, ino, nlink, owner, side })
 }
 
 #[cfg(test)]
@@ -73,6 +78,8 @@ mod tests {
                 ctime_ns,
                 dev: 66,
                 ino: 1 << 40,
+                nlink: 2,
+                owner: Owner { uid: u32::MAX, gid: 100 },
                 side: 0,
             };
             assert_eq!(decode_stat(&encode_stat(&stat)), Ok(stat));

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::disk::{DiskError, FileKind, Stat};
 use crate::path::RelPath;
+use crate::record::Owner;
 
 /// Whether this kernel lacks `openat2` (before 5.6, or hidden by a sandbox).
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
@@ -54,6 +55,15 @@ impl Tree {
     pub(super) fn file(&self, path: &RelPath) -> Result<File, DiskError> {
         match self.open(path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(file) => Ok(File::from(file)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(DiskError::Changed),
+            Err(error) => Err(failed("open", error)),
+        }
+    }
+
+    /// An entry itself, not opened for anything but its attributes.
+    pub(super) fn pin(&self, path: &RelPath) -> Result<OwnedFd, DiskError> {
+        match self.open(path.as_bytes(), OFlags::PATH) {
+            Ok(pinned) => Ok(pinned),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(DiskError::Changed),
             Err(error) => Err(failed("open", error)),
         }
@@ -120,6 +130,8 @@ pub(super) fn convert(stat: &rustix::fs::Stat) -> Stat {
         ctime_ns: time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         dev: stat.st_dev as u64,
         ino: stat.st_ino as u64,
+        nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+        owner: Owner { uid: stat.st_uid, gid: stat.st_gid },
         side: 0,
     }
 }

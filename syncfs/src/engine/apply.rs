@@ -11,11 +11,15 @@ use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, conflict_path, reconcile};
-use crate::record::{Kind, Record};
+use crate::record::{Attributes, Kind, Record};
 use crate::status::Event;
 
 use super::pending::{Key, Stage};
 use super::{Engine, OWN};
+
+/// Said once of a folder that cannot hold what it carries on.
+pub(super) const NO_XATTRS: &str = "its filesystem has no extended attributes: they reach other replicas through this \
+    one, and are not applied here";
 
 /// What became of one version.
 pub(super) enum Outcome {
@@ -250,8 +254,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let placed = match &record.kind {
             Kind::Deleted => self.take_away(&path, expect.as_ref()).map(|()| None),
-            Kind::Dir { mode } => self.place_dir(&path, *mode, expect.as_ref()).map(Some),
-            Kind::File { .. } | Kind::Symlink { .. } => self.place_file(&path, expect.as_ref()).map(Some),
+            Kind::Dir { attributes } => self.place_dir(&path, attributes, expect.as_ref()).map(Some),
+            Kind::File { .. } | Kind::Symlink { .. } => {
+                let adjusted = entry.as_ref().and_then(|entry| can_adjust(entry, &record));
+                match (adjusted, &expect) {
+                    (Some((attributes, mtime_ns)), Some(expect)) => {
+                        self.disk.adjust(&path, expect, attributes, mtime_ns).map(Some)
+                    }
+                    _ => self.place_file(&path, expect.as_ref()).map(Some),
+                }
+            }
         };
         match placed {
             Ok(seen) => self.took(record, seen),
@@ -269,6 +281,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn took(&mut self, record: Record, seen: Option<Stat>) -> Result<Outcome, StoreError> {
+        if let (Some(attributes), Some(seen)) = (record.kind.attributes(), seen)
+            && !attributes.xattrs.is_empty()
+            && self.disk.xattrs(&record.path, &seen).is_ok_and(|(xattrs, _)| xattrs.is_none())
+        {
+            self.problem(None, NO_XATTRS);
+        }
         self.event(Event::Applied(record.path.clone()));
         self.put(record, seen)?;
         Ok(Outcome::Done)
@@ -278,12 +296,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         expect.map_or(Ok(()), |expect| self.disk.remove(path, expect))
     }
 
-    fn place_dir(&mut self, path: &RelPath, mode: u32, expect: Option<&Stat>) -> Result<Stat, DiskError> {
+    fn place_dir(
+        &mut self,
+        path: &RelPath,
+        attributes: &Attributes,
+        expect: Option<&Stat>,
+    ) -> Result<Stat, DiskError> {
         if let Some(other) = expect.filter(|stat| stat.kind != FileKind::Dir) {
             self.disk.remove(path, other)?;
         }
         self.make_parents(path)?;
-        self.disk.make_dir(path, mode)
+        self.disk.make_dir(path, attributes)
     }
 
     fn place_file(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
@@ -309,7 +332,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             next = dir.parent();
         }
         for dir in missing.into_iter().rev() {
-            self.disk.make_dir(&dir, 0o755)?;
+            self.disk.make_dir(&dir, &Attributes::of_mode(0o755))?;
             // What was deleted here lives again, as a version that peers get.
             self.unsettle(&dir);
         }
@@ -324,8 +347,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let both = ours
             .as_ref()
             .map(|ours| Record { version: ours.version.merged(&theirs.version), ..ours.clone() });
-        let record =
-            self.own_version(Some(both.as_ref().unwrap_or(&theirs)), &path, Kind::Dir { mode: stat.mode });
+        let attributes = match ours.as_ref().map(|ours| &ours.kind) {
+            Some(Kind::Dir { attributes }) => attributes.clone(),
+            _ => Attributes { owner: Some(stat.owner), ..Attributes::of_mode(stat.mode) },
+        };
+        let kind = Kind::Dir { attributes };
+        let record = self.own_version(Some(both.as_ref().unwrap_or(&theirs)), &path, kind);
         self.put(record, Some(stat))?;
         if theirs.kind.is_live() {
             let copy = conflict_path(&theirs);
@@ -349,13 +376,27 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let placed = match &record.kind {
             Kind::Deleted => return Ok(Outcome::Done),
-            Kind::Dir { mode } => self.place_dir(&key.0, *mode, expect.as_ref())?,
+            Kind::Dir { attributes } => self.place_dir(&key.0, attributes, expect.as_ref())?,
             Kind::File { .. } | Kind::Symlink { .. } => self.place_file(&key.0, expect.as_ref())?,
         };
         // Under a new sequence, so that a peer which was told "gone" hears of it again.
         entry.seen = Some(placed);
         self.put(entry.record, entry.seen)?;
         Ok(Outcome::Done)
+    }
+}
+
+/// The attributes and time to set, if that is all in which a version differs from the file that stands there. One with
+/// several names is replaced instead, as the others may have other versions.
+pub(super) fn can_adjust<'a>(entry: &Entry, record: &'a Record) -> Option<(&'a Attributes, i64)> {
+    let only_name = entry.seen.is_some_and(|seen| seen.nlink == 1) && !entry.stale;
+    match (&entry.record.kind, &record.kind) {
+        (Kind::File { content: ours, .. }, Kind::File { attributes, mtime_ns, content, link: None })
+            if only_name && ours == content =>
+        {
+            Some((attributes, *mtime_ns))
+        }
+        _ => None,
     }
 }
 

@@ -3,11 +3,13 @@
 //!
 //! Absence is evidence of a deletion only where a directory could be read completely and the root is there.
 
-use crate::disk::{Disk, DiskError, FileKind, Keep, Stat};
+use crate::disk::{Disk, DiskError, FileKind, Keep, Reading, Stat};
 use crate::error::{StoreError, Unfit};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
-use crate::record::{FILE_CHUNKS_MAX, Kind, VECTOR_DEVICES_MAX};
+use crate::record::{
+    Attributes, CAPABILITY, FILE_CHUNKS_MAX, Kind, Owner, VECTOR_DEVICES_MAX, Xattrs, are_fit_xattrs,
+};
 use crate::status::{Event, ScanReport};
 
 use super::Engine;
@@ -195,7 +197,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 None => Ok(Observed::Same),
             };
         };
-        let same = entry.as_ref().is_some_and(|entry| is_unchanged(entry, &stat));
+        let same =
+            entry.as_ref().is_some_and(|entry| entry.record.kind.is_live() && entry.seen == Some(stat));
         if same
             || ignored
             || self.is_set_aside(path, &stat)
@@ -292,9 +295,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// A local edit that may not be: kept aside, then what was replicated is put back.
     fn undo(&mut self, path: &RelPath, entry: Option<Entry>, stat: &Stat) -> Result<(), StoreError> {
         if let (Some(entry), FileKind::Dir) = (&entry, stat.kind)
-            && let Kind::Dir { mode } = entry.record.kind
+            && let Kind::Dir { attributes } = &entry.record.kind
         {
-            let seen = self.disk.make_dir(path, mode)?;
+            let seen = self.disk.make_dir(path, attributes)?;
             return self.put_entry(&Entry { seen: Some(seen), ..entry.clone() });
         }
         if stat.kind == FileKind::Dir {
@@ -378,31 +381,83 @@ impl<D: Disk, I: Index> Engine<D, I> {
         entry: Option<&Entry>,
     ) -> Result<Option<(Kind, Stat)>, DiskError> {
         Ok(match stat.kind {
-            FileKind::Dir => Some((Kind::Dir { mode: stat.mode }, *stat)),
-            FileKind::Symlink => Some((Kind::Symlink { target: self.disk.link_target(path)? }, *stat)),
+            FileKind::Dir => {
+                let (attributes, seen) = self.read_attributes(path, stat, entry, true)?;
+                Some((Kind::Dir { attributes }, seen))
+            }
+            FileKind::Symlink => {
+                let target = self.disk.link_target(path)?;
+                Some((Kind::Symlink { owner: Some(self.owner(stat, entry)), target }, *stat))
+            }
             FileKind::Special => {
                 self.problem(Some(path), "a socket, pipe or device: never replicated");
                 None
             }
             FileKind::File => {
-                let reading = self.disk.read(path, stat)?;
-                if reading.cut {
+                let Reading { content, stat, mut mtime_ns, cut } = self.disk.read(path, stat)?;
+                if cut {
                     self.was_cut(path);
                 }
-                let mut mtime_ns = reading.mtime_ns;
-                if let Some(Kind::File { mtime_ns: before, content, .. }) =
-                    entry.map(|entry| &entry.record.kind)
-                    && reading.cut
-                    && *content == reading.content
-                {
-                    mtime_ns = *before;
+                let before = match entry.map(|entry| &entry.record.kind) {
+                    Some(Kind::File { mtime_ns, content: before, .. }) if *before == content => {
+                        Some(*mtime_ns)
+                    }
+                    _ => None,
+                };
+                if let (true, Some(before)) = (cut, before) {
+                    mtime_ns = before;
                 }
-                Some((
-                    Kind::File { mode: reading.stat.mode, mtime_ns, content: reading.content },
-                    reading.stat,
-                ))
+                // What changes from here on changes the fingerprint, too.
+                let (attributes, seen) = self.read_attributes(path, &stat, entry, before.is_some())?;
+                Some((Kind::File { attributes, mtime_ns, content, link: None }, seen))
             }
         })
+    }
+
+    /// Attributes as they stand; but what cannot stand here, or was not applied, keeps what the record says of it, as
+    /// long as nobody changed what stands instead. Set-uid bits and capabilities are those of one content only.
+    fn read_attributes(
+        &mut self,
+        path: &RelPath,
+        stat: &Stat,
+        entry: Option<&Entry>,
+        same_content: bool,
+    ) -> Result<(Attributes, Stat), DiskError> {
+        let (xattrs, seen) = self.disk.xattrs(path, stat)?;
+        let before = entry.filter(|entry| entry.record.kind.is_dir() == (stat.kind == FileKind::Dir));
+        let attributes = before.and_then(|entry| entry.record.kind.attributes());
+        let was_mode = before.and_then(|entry| entry.seen).map(|seen| seen.mode);
+        let mode = match attributes {
+            Some(before) if was_mode == Some(stat.mode) && same_content => before.mode,
+            Some(before) if was_mode == Some(stat.mode) => before.mode & 0o1777 | stat.mode & 0o6000,
+            _ => stat.mode,
+        };
+        let none = Xattrs::new();
+        let carried = attributes.map_or(&none, |before| &before.xattrs).iter();
+        let carried = carried.filter(|(name, _)| same_content || name.as_slice() != CAPABILITY);
+        let xattrs = match xattrs {
+            Some(xattrs) if self.disk.is_root() => xattrs,
+            Some(xattrs) => carried
+                .filter(|(name, _)| name.as_slice() == CAPABILITY)
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .chain(xattrs)
+                .collect(),
+            None => carried.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        };
+        Ok((Attributes { mode, owner: Some(self.owner(stat, entry)), xattrs }, seen))
+    }
+
+    /// The owner as it stands, or as the record says where it could not be applied.
+    fn owner(&self, stat: &Stat, entry: Option<&Entry>) -> Owner {
+        let before = entry.and_then(|entry| Some((entry.record.kind.owner()?, entry.seen)));
+        match before {
+            Some((owner, seen))
+                if !self.disk.is_root() || seen.is_some_and(|seen| seen.owner == stat.owner) =>
+            {
+                owner
+            }
+            _ => stat.owner,
+        }
     }
 
     /// Remembers why a path could not be taken up; only a dead disk or a missing root goes further.
@@ -424,18 +479,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 }
 
-/// Whether what stands there is what the index has seen. A directory's times change with its entries: only its
-/// permission bits are its own.
+/// Whether what stands there is what the index has seen. A directory's times change with its entries: they say only that
+/// its extended attributes may have changed.
 pub(super) fn is_unchanged(entry: &Entry, stat: &Stat) -> bool {
-    match (&entry.record.kind, stat.kind) {
-        (Kind::Dir { mode }, FileKind::Dir) => *mode == stat.mode && entry.seen.is_some(),
-        _ => entry.record.kind.is_live() && entry.seen.as_ref() == Some(stat),
-    }
+    let own = |stat: &Stat| (stat.kind, stat.mode, stat.owner, stat.dev, stat.ino);
+    let same = |seen: &Stat| seen == stat || stat.kind == FileKind::Dir && own(seen) == own(stat);
+    entry.record.kind.is_live() && entry.seen.as_ref().is_some_and(same)
 }
 
 fn unfit(record: &crate::record::Record) -> Option<Unfit> {
     if record.version.len() > VECTOR_DEVICES_MAX {
         return Some(Unfit::TooManyDevices);
+    }
+    if record.kind.attributes().is_some_and(|attributes| !are_fit_xattrs(&attributes.xattrs)) {
+        return Some(Unfit::XattrsTooLarge);
     }
     record.kind.content().filter(|content| content.chunks().len() > FILE_CHUNKS_MAX).map(|_| Unfit::TooLarge)
 }

@@ -93,7 +93,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if !same {
                 return Ok(false);
             }
-            seen.push(stat);
+            // A directory is looked at once more, for its extended attributes.
+            seen.push(if stat.kind == FileKind::Dir { Stat { ctime_ns: 0, ..stat } } else { stat });
         }
         if !unread.is_empty() {
             return Ok(false);

@@ -13,6 +13,7 @@ use crate::reconcile::{Decision, reconcile};
 use crate::record::{Chunk, Kind, Record};
 use crate::wire::{Message, WANT_MAX, Want};
 
+use super::apply::can_adjust;
 use super::pending::{Fetched, Key, Missing, Pending, Stage, content_of};
 use super::{ASKED_MAX, Engine, OWN, SessionId};
 
@@ -167,8 +168,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         match &record.kind {
             Kind::File { .. } => self.gather_file(key, &record, budget),
-            Kind::Symlink { target } => {
-                let staged = self.disk.stage_symlink(&key.0, target);
+            Kind::Symlink { owner, target } => {
+                let staged = self.disk.stage_symlink(&key.0, target, *owner);
                 self.staged(key, staged)
             }
             Kind::Dir { .. } | Kind::Deleted => {
@@ -236,8 +237,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.is_ignored(record, entry.as_ref()) {
             return Ok(false);
         }
-        let same =
-            entry.as_ref().is_some_and(|entry| entry.record.kind == record.kind && entry.seen.is_some());
+        let same = entry.as_ref().is_some_and(|entry| {
+            entry.seen.is_some() && entry.record.kind == record.kind || can_adjust(entry, record).is_some()
+        });
         Ok(match reconcile(entry.as_ref().map(|entry| &entry.record), record) {
             Decision::Keep | Decision::Merge { .. } => false,
             Decision::Take => !same,
@@ -425,12 +427,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn seal(&mut self, key: &Key) -> Result<(), StoreError> {
         let Some(pending) = self.pending.get(key) else { return Ok(()) };
-        let Kind::File { mode, mtime_ns, content } = &pending.record.kind else { return Ok(()) };
+        let Kind::File { attributes, mtime_ns, content, .. } = &pending.record.kind else { return Ok(()) };
         let sealed = match content.chunks() {
             [] => self.disk.stage_write(&key.0, 0, b""),
             _ => Ok(()),
         };
-        let sealed = sealed.and_then(|()| self.disk.stage_seal(&key.0, content.size(), *mode, *mtime_ns));
+        let sealed =
+            sealed.and_then(|()| self.disk.stage_seal(&key.0, content.size(), attributes, *mtime_ns));
         self.staged(key, sealed)
     }
 

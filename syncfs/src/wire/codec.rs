@@ -1,6 +1,7 @@
 //! Bytes <-> [`Message`]. Integers are little-endian; lists and texts have a `u32` count before them, which is checked
 //! against its limit and against the bytes that are left before anything is allocated.
 
+mod kind;
 mod want;
 
 use thiserror::Error;
@@ -13,9 +14,7 @@ use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::{FENCES_MAX, Fence};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{PATH_BYTES_MAX, PathError, RelPath};
-use crate::record::{
-    Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, TARGET_BYTES_MAX, VECTOR_DEVICES_MAX, VersionVector,
-};
+use crate::record::{Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
 
 /// The version of a record's encoding, its first byte on the wire and in the index.
 const RECORD_VERSION: u8 = 1;
@@ -275,30 +274,6 @@ impl Writer {
         self.vector(&record.version);
         self.kind(&record.kind);
     }
-
-    fn kind(&mut self, kind: &Kind) {
-        match kind {
-            Kind::Deleted => self.byte(0),
-            Kind::File { mode, mtime_ns, content } => {
-                self.byte(1);
-                self.half(*mode);
-                self.0.extend_from_slice(&mtime_ns.to_le_bytes());
-                self.count(content.chunks().len());
-                for chunk in content.chunks() {
-                    self.0.extend_from_slice(chunk.hash.as_bytes());
-                    self.half(chunk.length);
-                }
-            }
-            Kind::Dir { mode } => {
-                self.byte(2);
-                self.half(*mode);
-            }
-            Kind::Symlink { target } => {
-                self.byte(3);
-                self.bytes(target);
-            }
-        }
-    }
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -440,47 +415,10 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Invalid("writer of a record"));
         }
         let kind = self.kind()?;
+        if matches!(&kind, Kind::File { link: Some(link), .. } if *link >= path) {
+            return Err(DecodeError::Invalid("hard link"));
+        }
         Ok(Record { path, kind, version, by, epoch })
-    }
-
-    fn kind(&mut self) -> Result<Kind, DecodeError> {
-        Ok(match self.byte()? {
-            0 => Kind::Deleted,
-            1 => Kind::File {
-                mode: self.mode()?,
-                mtime_ns: i64::from_le_bytes(self.array()?),
-                content: self.content()?,
-            },
-            2 => Kind::Dir { mode: self.mode()? },
-            3 => Kind::Symlink { target: self.target()? },
-            _ => return Err(DecodeError::Unknown("record kind")),
-        })
-    }
-
-    fn mode(&mut self) -> Result<u32, DecodeError> {
-        let mode = self.half()?;
-        if mode & !0o7777 == 0 { Ok(mode) } else { Err(DecodeError::Invalid("permission bits")) }
-    }
-
-    fn target(&mut self) -> Result<Vec<u8>, DecodeError> {
-        let target = self.bytes(TARGET_BYTES_MAX, "symlink target")?;
-        if target.is_empty() || target.contains(&0) {
-            return Err(DecodeError::Invalid("symlink target"));
-        }
-        Ok(target.to_vec())
-    }
-
-    fn content(&mut self) -> Result<Content, DecodeError> {
-        let count = self.count(FILE_CHUNKS_MAX, 36, "chunk list")?;
-        let mut chunks = Vec::with_capacity(count);
-        for _ in 0..count {
-            let chunk = Chunk { hash: self.hash()?, length: self.half()? };
-            if chunk.length == 0 || chunk.length as usize > CHUNK_BYTES_MAX {
-                return Err(DecodeError::Limit("chunk length"));
-            }
-            chunks.push(chunk);
-        }
-        Ok(Content::new(chunks))
     }
 
     fn end(&self) -> Result<(), DecodeError> {

@@ -1,15 +1,13 @@
-//! A disk and an index that lose, at a crash, what was not made durable, and that can stop at any step.
+//! A disk that loses, at a crash, what was not made durable, and that can stop at any step.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use syncfs::chunk::content_of;
-use syncfs::device::DeviceId;
 use syncfs::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Run, Stat};
-use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
-use syncfs::record::{Chunk, Record};
-use syncfs::{Blob, Conflict, ContentHash, RelPath};
+use syncfs::record::{Attributes, CAPABILITY, Chunk, Owner, Xattrs};
+use syncfs::{Blob, ContentHash, RelPath};
 
 use crate::rng::Rng;
 
@@ -27,7 +25,7 @@ pub(crate) struct Inode {
     pub(crate) kind: FileKind,
     pub(crate) data: Vec<u8>,
     durable: Option<Vec<u8>>,
-    mode: u32,
+    attributes: Attributes,
     mtime_ns: i64,
     ctime_ns: i64,
     published: bool,
@@ -51,12 +49,15 @@ pub(crate) struct Store {
     /// Power fails at this step.
     pub(crate) fails_at: Option<u64>,
     pub(crate) dead: bool,
+    /// Whether it can give owners and capabilities, and whether its filesystem has extended attributes.
+    pub(crate) is_root: bool,
+    pub(crate) has_xattrs: bool,
 }
 
 pub(crate) type Shared = Rc<RefCell<Store>>;
 
 impl Store {
-    fn step(&mut self) -> Result<(), DiskError> {
+    pub(crate) fn step(&mut self) -> Result<(), DiskError> {
         self.steps += 1;
         if self.fails_at.is_some_and(|at| self.steps >= at) {
             self.dead = true;
@@ -119,11 +120,13 @@ impl Store {
         Some(Stat {
             kind: inode.kind,
             size: inode.data.len() as u64,
-            mode: inode.mode,
+            mode: inode.attributes.mode,
             mtime_ns: inode.mtime_ns,
             ctime_ns: inode.ctime_ns,
             dev: 1,
             ino,
+            nlink: self.names.values().filter(|other| **other == ino).count() as u32,
+            owner: inode.attributes.owner.unwrap(),
             side: 0,
         })
     }
@@ -146,9 +149,28 @@ impl Store {
     fn new_inode(&mut self, kind: FileKind, data: Vec<u8>, mode: u32) -> u64 {
         self.next_ino += 1;
         let now = self.tick();
-        let inode = Inode { kind, data, durable: None, mode, mtime_ns: now, ctime_ns: now, published: false };
+        let owner = Some(Owner { uid: if self.is_root { 0 } else { 1000 }, gid: 0 });
+        let attributes = Attributes { owner, ..Attributes::of_mode(mode) };
+        let (durable, published) = (None, false);
+        let inode = Inode { kind, data, durable, attributes, mtime_ns: now, ctime_ns: now, published };
         self.inodes.insert(self.next_ino, inode);
         self.next_ino
+    }
+
+    /// Attributes, as far as this replica can apply them.
+    fn give(&mut self, ino: u64, attributes: &Attributes) {
+        let (is_root, has_xattrs, now) = (self.is_root, self.has_xattrs, self.tick());
+        let inode = self.inodes.get_mut(&ino).unwrap();
+        inode.ctime_ns = now;
+        let given = &mut inode.attributes;
+        given.mode = if is_root { attributes.mode } else { attributes.mode & 0o1777 };
+        if is_root {
+            given.owner = attributes.owner.or(given.owner);
+        }
+        if has_xattrs {
+            given.xattrs = attributes.xattrs.clone();
+            given.xattrs.retain(|name, _| is_root || name.as_slice() != CAPABILITY);
+        }
     }
 
     // What a user does; never a step of ours, never synced.
@@ -232,7 +254,7 @@ impl Store {
         let now = self.tick();
         if let Some(ino) = self.names.get(&Self::tree(path)) {
             let inode = self.inodes.get_mut(ino).unwrap();
-            (inode.mode, inode.ctime_ns) = (mode, now);
+            (inode.attributes.mode, inode.ctime_ns) = (mode, now);
         }
     }
 
@@ -292,6 +314,19 @@ impl Disk for SimDisk {
             (path, stat)
         });
         Ok(Listing { entries: entries.collect(), problems: Vec::new() })
+    }
+
+    fn is_root(&self) -> bool {
+        self.0.borrow().is_root
+    }
+
+    fn xattrs(&mut self, path: &RelPath, stat: &Stat) -> Result<(Option<Xattrs>, Stat), DiskError> {
+        let store = self.0.borrow();
+        store.alive()?;
+        let Some(ino) = store.names.get(&Store::tree(path)) else { return Err(DiskError::Changed) };
+        let mut xattrs = store.inodes[ino].attributes.xattrs.clone();
+        xattrs.retain(|name, _| store.is_root || name.as_slice() != CAPABILITY);
+        Ok((store.has_xattrs.then_some(xattrs), *stat))
     }
 
     fn link_target(&mut self, _path: &RelPath) -> Result<Vec<u8>, DiskError> {
@@ -364,17 +399,24 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn stage_seal(&mut self, path: &RelPath, size: u64, mode: u32, mtime_ns: i64) -> Result<(), DiskError> {
+    fn stage_seal(
+        &mut self,
+        path: &RelPath,
+        size: u64,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<(), DiskError> {
         let mut store = self.0.borrow_mut();
         store.step()?;
         let ino = store.names[&(Space::Stage, path.as_bytes().to_vec())];
+        store.give(ino, attributes);
         let inode = store.inodes.get_mut(&ino).unwrap();
         inode.data.truncate(size as usize);
-        (inode.mode, inode.mtime_ns) = (mode, mtime_ns);
+        inode.mtime_ns = mtime_ns;
         Ok(())
     }
 
-    fn stage_symlink(&mut self, _path: &RelPath, _target: &[u8]) -> Result<(), DiskError> {
+    fn stage_symlink(&mut self, _: &RelPath, _: &[u8], _: Option<Owner>) -> Result<(), DiskError> {
         Err(DiskError::Changed)
     }
 
@@ -437,7 +479,25 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn make_dir(&mut self, path: &RelPath, mode: u32) -> Result<Stat, DiskError> {
+    fn adjust(
+        &mut self,
+        path: &RelPath,
+        expect: &Stat,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<Stat, DiskError> {
+        let mut store = self.0.borrow_mut();
+        store.step()?;
+        let name = Store::tree(path);
+        if store.stat_name(&name).as_ref() != Some(expect) {
+            return Err(DiskError::Changed);
+        }
+        store.give(expect.ino, attributes);
+        store.inodes.get_mut(&expect.ino).unwrap().mtime_ns = mtime_ns;
+        Ok(store.stat_name(&name).unwrap())
+    }
+
+    fn make_dir(&mut self, path: &RelPath, attributes: &Attributes) -> Result<Stat, DiskError> {
         let mut store = self.0.borrow_mut();
         store.step()?;
         let name = Store::tree(path);
@@ -446,9 +506,10 @@ impl Disk for SimDisk {
         }
         match store.stat_name(&name) {
             Some(stat) if stat.kind != FileKind::Dir => return Err(DiskError::Changed),
-            Some(stat) => store.inodes.get_mut(&stat.ino).unwrap().mode = mode,
+            Some(stat) => store.give(stat.ino, attributes),
             None => {
-                let ino = store.new_inode(FileKind::Dir, Vec::new(), mode);
+                let ino = store.new_inode(FileKind::Dir, Vec::new(), 0o700);
+                store.give(ino, attributes);
                 store.change(vec![(name.clone(), Some(ino))]);
             }
         }
@@ -499,66 +560,5 @@ impl Disk for SimDisk {
         }
         store.sync_names();
         Ok(())
-    }
-}
-
-/// A memory index whose commit is a step, too.
-pub(crate) struct SimIndex(pub MemoryIndex, pub Shared);
-
-impl Index for SimIndex {
-    fn meta(&self) -> Result<Meta, IndexError> {
-        self.0.meta()
-    }
-    fn put_meta(&mut self, meta: &Meta) -> Result<(), IndexError> {
-        self.0.put_meta(meta)
-    }
-    fn entry(&self, path: &RelPath) -> Result<Option<Entry>, IndexError> {
-        self.0.entry(path)
-    }
-    fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
-        self.0.put(entry)
-    }
-    fn forget(&mut self, path: &RelPath) -> Result<(), IndexError> {
-        self.0.forget(path)
-    }
-    fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<Entry>, IndexError> {
-        self.0.page(after, limit)
-    }
-    fn below(&self, dir: &RelPath) -> Result<Vec<Entry>, IndexError> {
-        self.0.below(dir)
-    }
-    fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError> {
-        self.0.since(sequence, limit)
-    }
-    fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
-        self.0.locate(hash)
-    }
-    fn plan(&mut self, record: &Record) -> Result<(), IndexError> {
-        self.0.plan(record)
-    }
-    fn plans(&self) -> Result<Vec<Record>, IndexError> {
-        self.0.plans()
-    }
-    fn clear_plans(&mut self) -> Result<(), IndexError> {
-        self.0.clear_plans()
-    }
-    fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
-        self.0.peer(device)
-    }
-    fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError> {
-        self.0.put_peer(device, state)
-    }
-    fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError> {
-        self.0.peers()
-    }
-    fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
-        self.0.conflicts()
-    }
-    fn totals(&self) -> Result<Totals, IndexError> {
-        self.0.totals()
-    }
-    fn commit(&mut self) -> Result<(), IndexError> {
-        self.1.borrow_mut().step().map_err(|error| IndexError(error.to_string()))?;
-        self.0.commit()
     }
 }

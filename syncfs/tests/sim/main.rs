@@ -9,6 +9,7 @@
 
 mod check;
 mod disk;
+mod index;
 mod rng;
 mod world;
 

@@ -12,7 +12,8 @@ use syncfs::record::VersionVector;
 use syncfs::wire::{Message, decode, encode};
 use syncfs::{ContentHash, RelPath, Role, StoreError, Token};
 
-use crate::disk::{Shared, SimDisk, SimIndex, Space, Store};
+use crate::disk::{Shared, SimDisk, Space, Store};
+use crate::index::SimIndex;
 use crate::rng::Rng;
 
 pub(crate) type SimEngine = Engine<SimDisk, SimIndex>;
@@ -78,6 +79,9 @@ impl World {
                 asides: 0,
             };
             let store: Shared = Shared::default();
+            // Root, or not; extended attributes, or not: all four together.
+            store.borrow_mut().is_root = number % 2 == 0;
+            store.borrow_mut().has_xattrs = number % 4 < 2;
             let index = SimIndex(MemoryIndex::new(meta), Rc::clone(&store));
             let engine = Some(Engine::new(SimDisk(Rc::clone(&store)), index).unwrap());
             Replica { engine, store, index: None, device }

@@ -114,8 +114,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if entry.stale || session.inn.knowledge.covers(&entry.record.version) {
                 continue;
             }
-            let chunks = entry.record.kind.content().map_or(0, |content| content.chunks().len());
-            bytes += 128 + entry.record.path.as_bytes().len() + chunks * 36 + entry.record.version.len() * 40;
+            bytes += entry.record.weight_bytes();
             records.push(Numbered { sequence: entry.sequence, record: entry.record });
         }
         let complete = exhausted && self.stale == 0;

@@ -1,0 +1,144 @@
+//! Owners, permissions and extended attributes of one inode, through a descriptor that was opened beneath the folder.
+//! Such a descriptor need not be open for reading: a database is never opened and closed again for this (see
+//! [`super::database`] for why).
+//!
+//! Extended attributes of a descriptor like that can only be reached through `/proc/self/fd`; where there is no `/proc`,
+//! it is as on a filesystem that has none.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, Uid, XattrFlags, chmodat, chownat, fstat, getxattr, listxattr, removexattr,
+    setxattr,
+};
+use rustix::io::Errno;
+
+use super::tree::{convert, failed};
+use crate::disk::DiskError;
+use crate::record::{
+    Attributes, CAPABILITY, Owner, XATTRS_BYTES_MAX, XATTRS_MAX, Xattrs, is_replicated_xattr,
+};
+
+/// All names of one inode's extended attributes, in bytes: what Linux allows.
+const LIST_BYTES_MAX: usize = 64 << 10;
+/// Set-uid and set-gid: applied by root only.
+const SET_ID: u32 = 0o6000;
+
+/// Whether this process may give files away, and programs their capabilities.
+pub(super) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The extended attributes that this process replicates; `None` where there can be none.
+pub(super) fn read_xattrs(fd: impl AsFd) -> Result<Option<Xattrs>, DiskError> {
+    let path = link_to(&fd);
+    let Some(names) = xattr_names(&path)? else { return Ok(None) };
+    let (mut xattrs, mut room) = (Xattrs::new(), XATTRS_BYTES_MAX);
+    for name in names {
+        let mut value = vec![0; room + 1];
+        let length = match getxattr(&path, &name[..], &mut value[..]) {
+            Ok(length) => length,
+            // Removed meanwhile: that changed the fingerprint.
+            Err(Errno::NODATA) => continue,
+            Err(Errno::RANGE) => room + 1,
+            Err(error) => return Err(failed("read an extended attribute", error)),
+        };
+        value.truncate(length);
+        room = match room.checked_sub(name.len() + length) {
+            Some(room) if xattrs.len() < XATTRS_MAX => room,
+            _ => {
+                return Err(failed(
+                    "read extended attributes",
+                    format_args!("more than {XATTRS_MAX}, or than {XATTRS_BYTES_MAX} bytes: remove some"),
+                ));
+            }
+        };
+        xattrs.insert(name, value);
+    }
+    Ok(Some(xattrs))
+}
+
+/// Gives an inode its attributes, as far as this process and the filesystem can: see [`crate::disk::Disk`].
+pub(super) fn apply(fd: impl AsFd, attributes: &Attributes) -> Result<(), DiskError> {
+    let path = link_to(&fd);
+    let root = is_root();
+    let stands = convert(&fstat(&fd).map_err(|error| failed("stat", error))?);
+    if let Some(owner) = attributes.owner.filter(|owner| root && *owner != stands.owner) {
+        let (uid, gid) = ids(owner);
+        tolerated(chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH))?;
+    }
+    // After the owner: a change of it takes set-uid bits and capabilities away.
+    let mode = if root { attributes.mode } else { attributes.mode & !SET_ID };
+    if mode != stands.mode || attributes.owner != Some(stands.owner) {
+        chmodat(CWD, &path, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(|error| failed("set permissions", error))?;
+    }
+    let Some(names) = xattr_names(&path)? else { return Ok(()) };
+    for name in names.iter().filter(|name| !attributes.xattrs.contains_key(*name)) {
+        match removexattr(&path, &name[..]) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(error) => return Err(failed("remove an extended attribute", error)),
+        }
+    }
+    for (name, value) in attributes.xattrs.iter().filter(|(name, _)| root || name.as_slice() != CAPABILITY) {
+        setxattr(&path, &name[..], value, XattrFlags::empty())
+            .map_err(|error| failed("set an extended attribute", error))?;
+    }
+    Ok(())
+}
+
+/// Gives a symlink in an open directory to its owner, if this process can.
+pub(super) fn give_link(dir: impl AsFd, name: &str, owner: Option<Owner>) -> Result<(), DiskError> {
+    let Some(owner) = owner.filter(|_| is_root()) else { return Ok(()) };
+    let (uid, gid) = ids(owner);
+    tolerated(chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))
+}
+
+/// The inode behind a descriptor, as a path that leads nowhere else.
+pub(super) fn link_to(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+fn ids(owner: Owner) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
+}
+
+/// Names of the attributes that this process replicates; `None` where there can be none.
+fn xattr_names(path: &str) -> Result<Option<Vec<Vec<u8>>>, DiskError> {
+    let mut list = vec![0; 256];
+    let length = loop {
+        match listxattr(path, &mut list[..]) {
+            Ok(length) => break length,
+            Err(Errno::RANGE) if list.len() < LIST_BYTES_MAX => list.resize(LIST_BYTES_MAX, 0),
+            Err(Errno::NOTSUP | Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(failed("list extended attributes", error)),
+        }
+    };
+    let names = list[..length].split(|&byte| byte == 0).filter(|name| is_replicated_xattr(name));
+    let names = names.filter(|name| is_root() || *name != CAPABILITY);
+    Ok(Some(names.map(<[u8]>::to_vec).collect()))
+}
+
+/// A filesystem without owners, or one whose owners this root does not rule.
+fn tolerated(result: Result<(), Errno>) -> Result<(), DiskError> {
+    match result {
+        Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP | Errno::OVERFLOW) => Ok(()),
+        Err(error) => Err(failed("set the owner", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_through_a_descriptor_that_is_not_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        setxattr(&path, "user.note", b"n", XattrFlags::empty()).unwrap();
+        let pinned = rustix::fs::open(&path, rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+        let wanted = Xattrs::from([(b"user.note".to_vec(), b"n".to_vec())]);
+        assert_eq!(read_xattrs(&pinned).unwrap(), Some(wanted));
+    }
+}

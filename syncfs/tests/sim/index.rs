@@ -1,0 +1,69 @@
+//! An index in memory that goes back to its last commit at a crash, and that can stop there.
+
+use syncfs::device::DeviceId;
+use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
+use syncfs::record::Record;
+use syncfs::{Conflict, ContentHash, RelPath};
+
+use crate::disk::Shared;
+
+/// A memory index whose commit is a step, too.
+pub(crate) struct SimIndex(pub MemoryIndex, pub Shared);
+
+impl Index for SimIndex {
+    fn meta(&self) -> Result<Meta, IndexError> {
+        self.0.meta()
+    }
+    fn put_meta(&mut self, meta: &Meta) -> Result<(), IndexError> {
+        self.0.put_meta(meta)
+    }
+    fn entry(&self, path: &RelPath) -> Result<Option<Entry>, IndexError> {
+        self.0.entry(path)
+    }
+    fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
+        self.0.put(entry)
+    }
+    fn forget(&mut self, path: &RelPath) -> Result<(), IndexError> {
+        self.0.forget(path)
+    }
+    fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<Entry>, IndexError> {
+        self.0.page(after, limit)
+    }
+    fn below(&self, dir: &RelPath) -> Result<Vec<Entry>, IndexError> {
+        self.0.below(dir)
+    }
+    fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError> {
+        self.0.since(sequence, limit)
+    }
+    fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
+        self.0.locate(hash)
+    }
+    fn plan(&mut self, record: &Record) -> Result<(), IndexError> {
+        self.0.plan(record)
+    }
+    fn plans(&self) -> Result<Vec<Record>, IndexError> {
+        self.0.plans()
+    }
+    fn clear_plans(&mut self) -> Result<(), IndexError> {
+        self.0.clear_plans()
+    }
+    fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
+        self.0.peer(device)
+    }
+    fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError> {
+        self.0.put_peer(device, state)
+    }
+    fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError> {
+        self.0.peers()
+    }
+    fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
+        self.0.conflicts()
+    }
+    fn totals(&self) -> Result<Totals, IndexError> {
+        self.0.totals()
+    }
+    fn commit(&mut self) -> Result<(), IndexError> {
+        self.1.borrow_mut().step().map_err(|error| IndexError(error.to_string()))?;
+        self.0.commit()
+    }
+}
