@@ -131,10 +131,21 @@ fn every_truncation_and_every_extra_byte_is_refused() {
     }
 }
 
+fn ok(message: &Message) {
+    assert!(decode(&encode(message)).is_ok());
+}
+
+fn excess(message: &Message) {
+    assert!(matches!(decode(&encode(message)), Err(DecodeError::Limit(_))));
+}
+
+fn one_record(kind: Kind) -> Message {
+    let records = vec![Numbered { sequence: 1, record: record(kind) }];
+    Message::Records { round: 0, records, through: 1, knowledge: VersionVector::default(), complete: false }
+}
+
 #[test]
-fn limits_hold_exactly_at_the_limit() {
-    let ok = |message: &Message| assert!(decode(&encode(message)).is_ok());
-    let excess = |message: &Message| assert!(matches!(decode(&encode(message)), Err(DecodeError::Limit(_))));
+fn limits_of_what_carries_content_hold_exactly_at_the_limit() {
     let hash = ContentHash::of(b"x");
     ok(&Message::Want(vec![Want { hash, basis: Some(hash) }; WANT_MAX]));
     excess(&Message::Want(vec![Want::whole(hash); WANT_MAX + 1]));
@@ -158,6 +169,12 @@ fn limits_hold_exactly_at_the_limit() {
     excess(&Message::Chunks(vec![Blob::new(vec![0]); CHUNKS_MAX + 1]));
     let empty = Message::Chunks(vec![Blob::new(Vec::new())]);
     assert_eq!(decode(&[&encode(&empty)[..], b"x"].concat()), Err(DecodeError::Invalid("chunk")));
+    assert_eq!(decode(&vec![10; FRAME_BYTES_MAX + 1]), Err(DecodeError::Limit("frame")));
+}
+
+#[test]
+fn limits_of_records_hold_exactly_at_the_limit() {
+    let hash = ContentHash::of(b"x");
     let moved = |count: usize| {
         let count = u32::try_from(count).unwrap();
         let (from, to) = (RelPath::new("a").unwrap(), RelPath::new("b").unwrap());
@@ -177,25 +194,13 @@ fn limits_hold_exactly_at_the_limit() {
     let chunks = |count: usize| {
         let content = Content::new(vec![Chunk { hash, length: 1 }; count]);
         let kind = Kind::File { attributes: Attributes::of_mode(0), mtime_ns: 0, content, link: None };
-        Message::Records {
-            round: 0,
-            records: vec![Numbered { sequence: 1, record: record(kind) }],
-            through: 1,
-            knowledge: VersionVector::default(),
-            complete: false,
-        }
+        one_record(kind)
     };
     ok(&chunks(FILE_CHUNKS_MAX));
     excess(&chunks(FILE_CHUNKS_MAX + 1));
     let xattrs = |xattrs: Xattrs| {
         let kind = Kind::Dir { attributes: Attributes { xattrs, ..Attributes::of_mode(0) } };
-        Message::Records {
-            round: 0,
-            records: vec![Numbered { sequence: 1, record: record(kind) }],
-            through: 1,
-            knowledge: VersionVector::default(),
-            complete: false,
-        }
+        one_record(kind)
     };
     let many = |count: usize| (0..count).map(|n| (format!("user.{n:02}").into(), Vec::new())).collect();
     ok(&xattrs(many(XATTRS_MAX)));
@@ -215,7 +220,6 @@ fn limits_hold_exactly_at_the_limit() {
     };
     ok(&fences(FENCES_MAX as u64));
     excess(&fences(FENCES_MAX as u64 + 1));
-    assert_eq!(decode(&vec![10; FRAME_BYTES_MAX + 1]), Err(DecodeError::Limit("frame")));
 }
 
 #[test]
