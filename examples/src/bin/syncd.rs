@@ -61,7 +61,7 @@ enum Command {
     },
     /// Keep replicas in sync until Ctrl-C or SIGTERM
     Serve {
-        /// An initialised directory; or several, as [[folder]] tables of the TOML file
+        /// An initialised directory; or several, as `[[folder]]` tables of the TOML file
         #[arg(required_unless_present = "config")]
         dir: Option<PathBuf>,
         /// Read the settings from a TOML file; a flag wins over the file's key of the same name
