@@ -13,7 +13,7 @@ use std::time::Duration;
 use syncfs::{Config, Event, FlushError, Folder};
 use tempfile::TempDir;
 
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(60);
 
 async fn replica(mass_deletion: Option<u64>) -> (TempDir, Folder) {
     let dir = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncfs::{At, Config, Folder, History, RelPath, RestoreError, Version};
 use tempfile::TempDir;
 
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(60);
 const TRASH: History = History::Trash { keep: Duration::from_secs(3600) };
 const STAGGERED: History = History::Staggered { max_age: Duration::from_secs(86_400) };
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use syncfs::{Config, Folder};
 use tempfile::TempDir;
 
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(60);
 
 struct Replica {
     dir: TempDir,

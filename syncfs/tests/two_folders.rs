@@ -42,6 +42,13 @@ impl Replica {
         fs::write(path, text).unwrap();
     }
 
+    /// As editors do: nobody ever sees the file empty.
+    fn replace(&self, name: &str, text: &str) {
+        let fresh = tempfile::NamedTempFile::new().unwrap();
+        fs::write(fresh.path(), text).unwrap();
+        fresh.persist(self.path(name)).unwrap();
+    }
+
     fn read(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.path(name)).ok()
     }
@@ -222,8 +229,8 @@ async fn concurrent_edits_both_survive_on_both_sides() {
     a.write("notes.txt", "base");
     settle(&a.folder, &b.folder).await;
     cut(link);
-    a.write("notes.txt", "from a");
-    b.write("notes.txt", "from b");
+    a.replace("notes.txt", "from a");
+    b.replace("notes.txt", "from b");
     let _link = connect(&a.folder, &b.folder);
     settle(&a.folder, &b.folder).await;
     for replica in [&a, &b] {

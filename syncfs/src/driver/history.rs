@@ -293,7 +293,13 @@ impl RealDisk {
     fn retain_one(&mut self, kept: &Kept, replaced: &Replaced) -> Result<Option<Stat>, DiskError> {
         let name = replaced.root.to_string();
         let place = self.tree.place(&replaced.path)?;
-        if stat_in(&place.dir, place.name)? != Some(replaced.seen) {
+        // So fresh when it was read that a later write could bear the same times: only its bytes can tell.
+        let fresh = replaced.seen.ctime_ns == 0;
+        let mut stands = stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)?;
+        if fresh {
+            stands.ctime_ns = 0;
+        }
+        if stands != replaced.seen {
             return Err(DiskError::Changed);
         }
         if stat_in(&kept.dir, name.as_bytes())?.is_some() {
@@ -304,7 +310,8 @@ impl RealDisk {
             _ => Some(self.databases.open(&self.tree, &replaced.path, &replaced.seen)?),
         };
         let source = opened.as_ref().map(Opened::file);
-        let alone = source.is_none_or(|file| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink == 1));
+        let alone =
+            !fresh && source.is_none_or(|file| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink == 1));
         if alone {
             match linkat(&place.dir, place.name, &kept.dir, &name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -318,11 +325,14 @@ impl RealDisk {
             return Ok(Some(after));
         }
         let draft = format!("{name}.new");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let target = openat(&kept.dir, &draft, flags, Mode::from_raw_mode(0o600));
         let mut target = File::from(target.map_err(|error| failed("keep a version", error))?);
         if let Some(source) = source {
             copy(source, &mut target).map_err(|error| failed("keep a version", error))?;
+        }
+        if hash(&target)?.0.root() != replaced.root {
+            return Err(DiskError::Changed);
         }
         fsync(&target).map_err(dead)?;
         rustix::fs::renameat(&kept.dir, &draft, &kept.dir, &name)

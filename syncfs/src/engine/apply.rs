@@ -14,6 +14,7 @@ use crate::reconcile::{Decision, conflict_path, reconcile};
 use crate::record::{Attributes, Kind, Record};
 use crate::status::Event;
 
+use super::exchange::Session;
 use super::pending::{Key, Stage};
 use super::{Engine, OWN};
 
@@ -41,7 +42,34 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn settle(&mut self) -> Result<(), StoreError> {
         // What was done may be what something else waited for.
         while self.settle_once()? {}
-        self.advance()
+        self.advance()?;
+        self.settle_revived()
+    }
+
+    /// Directories that were made for what is in them, without a version of their own: one that holds nothing once
+    /// the peers have told everything came and went with its entries; one that holds something lives again.
+    fn settle_revived(&mut self) -> Result<(), StoreError> {
+        if self.revived.is_empty()
+            || !self.pending.is_empty()
+            || !self.sessions.values().all(Session::has_told_all)
+        {
+            return Ok(());
+        }
+        for dir in std::mem::take(&mut self.revived).into_iter().rev() {
+            if self.index.entry(&dir)?.is_some_and(|entry| entry.record.kind.is_live()) {
+                continue;
+            }
+            let removed = match self.stat(&dir) {
+                Ok(Some(stat)) if stat.kind == FileKind::Dir => self.disk.remove(&dir, &stat),
+                _ => Ok(()),
+            };
+            match removed {
+                Ok(()) => self.uncommitted = true,
+                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                Err(_) => self.unsettle(&dir),
+            }
+        }
+        Ok(())
     }
 
     fn settle_once(&mut self) -> Result<bool, StoreError> {
@@ -267,7 +295,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         };
         match placed {
             Ok(seen) => self.took(record, seen),
-            Err(DiskError::NotEmpty) if !last => Ok(Outcome::Defer),
+            // What is in it may be about to go, too.
+            Err(DiskError::NotEmpty) if !last || self.pending.has_inside(&path) => Ok(Outcome::Defer),
             Err(DiskError::NotEmpty) if !record.kind.is_live() && self.holds_only_ignored(&path)? => {
                 self.took(record, None)
             }
@@ -333,8 +362,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         for dir in missing.into_iter().rev() {
             self.disk.make_dir(&dir, &Attributes::of_mode(0o755))?;
-            // What was deleted here lives again, as a version that peers get.
-            self.unsettle(&dir);
+            self.revived.insert(dir);
         }
         Ok(())
     }

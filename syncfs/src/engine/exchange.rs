@@ -91,6 +91,8 @@ struct Incoming {
     durable: u64,
     taken: u64,
     complete: Option<(u64, VersionVector)>,
+    /// Up to here it was everything, the last time.
+    told: u64,
     refused: Option<u64>,
     /// A move of the peer's could not be followed.
     full: bool,
@@ -111,6 +113,11 @@ impl Session {
     /// Whether everything that the peer has now was offered.
     pub(super) fn is_complete(&self) -> bool {
         self.inn.complete.as_ref().is_some_and(|(through, _)| *through == self.inn.received)
+    }
+
+    /// Whether nothing of the peer's is on its way, as far as it has said; what is refused does not count.
+    pub(super) fn has_told_all(&self) -> bool {
+        self.ended.is_some() || self.inn.index.is_none() || self.inn.told == self.inn.received
     }
 
     /// Whether the peer certainly knows everything that this version has seen.
@@ -256,6 +263,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             durable: since,
             taken: since,
             acked: (since, since),
+            told: u64::MAX,
             full,
             ..Incoming::default()
         };
@@ -332,6 +340,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         session.inn.received = through;
         if let Some(knowledge) = complete {
             session.inn.complete = Some((through, knowledge));
+            session.inn.told = through;
         }
         for Numbered { sequence, record } in records {
             self.offered(id, sequence, record)?;

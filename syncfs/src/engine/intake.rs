@@ -202,6 +202,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if same
             || ignored
             || self.is_set_aside(path, &stat)
+            || self.revived.contains(path) && stat.kind == FileKind::Dir
             || self.is_remnant(path, entry.as_ref(), &stat)?
         {
             return Ok(Observed::Same);

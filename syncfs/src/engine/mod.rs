@@ -99,6 +99,8 @@ pub struct Engine<D, I> {
     now_ms: u64,
     sessions: BTreeMap<SessionId, Session>,
     pending: Table,
+    /// Directories made for a peer's entries that have no version of their own yet.
+    revived: BTreeSet<RelPath>,
     /// The latest moves, for peers that did not hear of them yet.
     moves: Vec<Made>,
     stale: u64,
@@ -134,6 +136,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             now_ms: 0,
             sessions: BTreeMap::new(),
             pending: Table::default(),
+            revived: BTreeSet::new(),
             moves: Vec::new(),
             stale: 0,
             tried_again_ms: 0,

@@ -175,6 +175,15 @@ impl Table {
         self.all.range(of_path(path)).next().is_some()
     }
 
+    /// Whether a peer's version of something in this directory is still to be applied.
+    pub(super) fn has_inside(&self, dir: &RelPath) -> bool {
+        let near = self.all.range((dir.clone(), OWN)..);
+        let mut near = near.take_while(|((path, _), _)| path.as_bytes().starts_with(dir.as_bytes()));
+        near.any(|((path, from), pending)| {
+            path.is_below(dir) && *from != OWN && !matches!(pending.stage, Stage::Gone)
+        })
+    }
+
     /// Whether there is a version of this path or of one below it.
     pub(super) fn has_below(&self, top: &RelPath) -> bool {
         let near = self.all.range((top.clone(), OWN)..).map(|((path, _), _)| path);
