@@ -182,6 +182,18 @@ async fn a_rename_where_the_peer_has_something_else_costs_nobody_anything() {
 }
 
 #[tokio::test]
+async fn whoever_took_or_left_the_lease_sees_it_in_the_status() {
+    let a = Replica::new().await;
+    a.write("note", "n");
+    for epoch in 1..=20 {
+        a.folder.hold(epoch).await.unwrap();
+        assert_eq!((a.folder.epoch(), a.folder.status().role), (epoch, Role::Holder));
+        a.folder.follow().await.unwrap();
+        assert_eq!(a.folder.status().role, Role::Follower);
+    }
+}
+
+#[tokio::test]
 async fn a_tree_arrives_with_modes_times_links_and_empty_directories() {
     let (a, b) = (Replica::new().await, Replica::new().await);
     a.write("docs/readme.txt", "hello");

@@ -301,7 +301,7 @@ impl Folder {
         self.ask(ask).await.ok_or(RestoreError::Closed)?
     }
 
-    /// The highest lease number ever seen; 0 if the folder was never leased.
+    /// The highest lease number ever seen; 0 if the folder was never leased. At least that of a [`Folder::hold`] that returned.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.shared.status.borrow().epoch

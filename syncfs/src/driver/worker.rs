@@ -269,8 +269,14 @@ impl Worker {
             Command::Conflicts(reply) => {
                 answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?
             }
-            Command::Hold(epoch, reply) => fence_answer(reply, self.engine.hold(epoch))?,
-            Command::Follow(reply) => fence_answer(reply, self.engine.follow())?,
+            Command::Hold(epoch, reply) => {
+                let result = self.engine.hold(epoch);
+                self.answer_lease(reply, result)?;
+            }
+            Command::Follow(reply) => {
+                let result = self.engine.follow();
+                self.answer_lease(reply, result)?;
+            }
             Command::History(path, reply) => drop(reply.send(self.versions(&path))),
             Command::Restore(path, at, to, reply) => {
                 let result = self.restore(&path, at, to.as_ref()).await;
@@ -437,9 +443,30 @@ impl Worker {
             self.status_stale = true;
         }
         if self.status_stale && self.status_at.elapsed() >= STATUS_EVERY {
-            (self.status_stale, self.status_at) = (false, Instant::now());
-            self.outlet.status.send_replace(self.engine.status()?);
+            self.show_status()?;
         }
+        Ok(())
+    }
+
+    fn show_status(&mut self) -> Result<(), StoreError> {
+        (self.status_stale, self.status_at) = (false, Instant::now());
+        self.outlet.status.send_replace(self.engine.status()?);
+        Ok(())
+    }
+
+    /// Whoever took or left the lease finds it so in the status: epoch and role decide what is done next.
+    fn answer_lease(
+        &mut self,
+        reply: Reply<(), FenceError>,
+        result: Result<(), FenceError>,
+    ) -> Result<(), StoreError> {
+        if let Err(FenceError::Store(error)) = &result {
+            let fatal = error.clone();
+            let _ = reply.send(result);
+            return Err(fatal);
+        }
+        self.show_status()?;
+        let _ = reply.send(result);
         Ok(())
     }
 }
@@ -450,14 +477,5 @@ fn answer<T, E: From<StoreError>>(
 ) -> Result<(), StoreError> {
     let fatal = result.as_ref().err().cloned();
     let _ = reply.send(result.map_err(E::from));
-    fatal.map_or(Ok(()), Err)
-}
-
-fn fence_answer(reply: Reply<(), FenceError>, result: Result<(), FenceError>) -> Result<(), StoreError> {
-    let fatal = match &result {
-        Err(FenceError::Store(error)) => Some(error.clone()),
-        _ => None,
-    };
-    let _ = reply.send(result);
     fatal.map_or(Ok(()), Err)
 }
