@@ -105,21 +105,6 @@ impl<Id: FromStr> FromStr for PeerAddress<Id> {
     }
 }
 
-/// Whether a stream to or from this address stays on this machine, in a private network or in a mesh: loopback,
-/// RFC 1918, RFC 6598 (100.64/10), link-local, unique local. An unspecified address is everywhere, so it is not.
-pub fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_loopback() || v4.is_private() || v4.is_link_local() || (a == 100 && b & 0xc0 == 64)
-        }
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => is_private(IpAddr::V4(v4)),
-            None => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,25 +133,5 @@ mod tests {
         assert_eq!(peer("vm:1").unwrap(), PeerAddress { id: None, at: Some("vm:1".parse().unwrap()) });
         assert!(matches!(peer("x@vm:1"), Err(PeerAddressError::Id { .. })));
         assert!(matches!(peer("7@vm"), Err(PeerAddressError::At(_))));
-    }
-
-    #[test]
-    fn private_addresses_are_told_from_public_ones() {
-        for ip in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.31.0.1",
-            "192.168.1.1",
-            "100.127.0.1",
-            "::1",
-            "fd00::1",
-            "fe80::1",
-            "::ffff:10.0.0.1",
-        ] {
-            assert!(is_private(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in ["0.0.0.0", "::", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "::ffff:8.8.8.8"] {
-            assert!(!is_private(ip.parse().unwrap()), "{ip}");
-        }
     }
 }

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, fchmod, fsync, openat};
+use rustix::fs::{Mode, fchmod, fsync};
 
 use super::database::{Cuts, Opened, Source};
 use super::disk::{RealDisk, Unsynced};
 use super::state::stage_name;
-use super::tree::{dead, failed};
+use super::tree::{create, dead, failed};
 use crate::disk::{DiskError, FileKind, Reading};
 use crate::path::RelPath;
 
@@ -63,10 +63,7 @@ impl RealDisk {
         let Opened::Database(file) = self.databases.open(&self.tree, path, &stat)? else {
             return Err(DiskError::Changed);
         };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let target = openat(&self.staging, name, flags, Mode::from_raw_mode(0o600))
-            .map_err(|error| failed("create a stage", error))?;
-        let mut target = File::from(target);
+        let mut target = create(&self.staging, name)?;
         self.with_database(path, &file, |cuts, source| {
             if !cuts.has(path) {
                 cuts.cut(path, source)?;

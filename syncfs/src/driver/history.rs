@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::database::Opened;
 use super::disk::RealDisk;
 use super::reading::hash;
-use super::tree::{dead, failed, stat_in, times};
+use super::tree::{create, dead, failed, stat_in, times};
 use crate::config::Config;
 use crate::device::DeviceId;
 use crate::disk::{DiskError, FileKind, Replaced, Stat};
@@ -325,9 +325,7 @@ impl RealDisk {
             return Ok(Some(after));
         }
         let draft = format!("{name}.new");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let target = openat(&kept.dir, &draft, flags, Mode::from_raw_mode(0o600));
-        let mut target = File::from(target.map_err(|error| failed("keep a version", error))?);
+        let mut target = create(&kept.dir, &draft)?;
         if let Some(source) = source {
             copy(source, &mut target).map_err(|error| failed("keep a version", error))?;
         }
@@ -351,10 +349,7 @@ impl RealDisk {
             return Err(RestoreError::Damaged(version.path.clone()));
         }
         let draft = format!("restore-{}", version.id);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let target = openat(&self.staging, &draft, flags, Mode::from_raw_mode(0o600))
-            .map_err(|error| failed("create a stage", error))?;
-        let mut target = File::from(target);
+        let mut target = create(&self.staging, &draft)?;
         copy(&source, &mut target).map_err(|error| failed("write a stage", error))?;
         fchmod(&target, Mode::from_raw_mode(version.mode))
             .map_err(|error| failed("set permissions", error))?;

@@ -110,6 +110,13 @@ pub(super) fn stat_in(dir: impl AsFd, name: &[u8]) -> Result<Option<Stat>, DiskE
     }
 }
 
+/// A file to write from nothing, in a directory of this replica's own, for its owner's eyes only.
+pub(super) fn create(dir: impl AsFd, name: &str) -> Result<File, DiskError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = openat(dir, name, flags, Mode::from_raw_mode(0o600));
+    Ok(File::from(file.map_err(|error| failed("create a file", error))?))
+}
+
 /// The system's fingerprint as ours; `side` is filled in by whoever knows of databases.
 #[allow(clippy::unnecessary_cast, reason = "the types of these fields differ between architectures")]
 pub(super) fn convert(stat: &rustix::fs::Stat) -> Stat {

@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, conflict_path, reconcile};
-use crate::record::{Attributes, Kind, Record};
+use crate::record::{Attributes, Kind, Record, VersionVector};
 use crate::status::Event;
 
 use super::exchange::Session;
@@ -198,8 +198,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Decision::Keep => Ok(Outcome::Done),
             Decision::Merge { theirs, version } => {
                 let entry = entry.expect("merging is with something");
-                let stands = if theirs { record } else { entry.record };
-                self.put(Record { version, ..stands }, entry.seen)?;
+                self.merge(entry, record, theirs, version)?;
                 Ok(Outcome::Done)
             }
             Decision::Take => self.replace(entry, record, last),
@@ -210,13 +209,25 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
+    /// Both say the same: the one stands for both, and both histories were seen.
+    pub(super) fn merge(
+        &mut self,
+        ours: Entry,
+        theirs: Record,
+        named: bool,
+        version: VersionVector,
+    ) -> Result<(), StoreError> {
+        let stands = if named { theirs } else { ours.record };
+        self.put(Record { version, ..stands }, ours.seen)
+    }
+
     /// Both were written at once. The loser stands beside the winner, durably, before the resolution exists.
     fn resolve(
         &mut self,
         ours: Entry,
         theirs: Record,
         theirs_wins: bool,
-        version: crate::record::VersionVector,
+        version: VersionVector,
         copy: Option<RelPath>,
         last: bool,
     ) -> Result<Outcome, StoreError> {

@@ -126,8 +126,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Decision::Take => self.put(theirs, None)?,
             Decision::Merge { theirs: named, version } => {
                 let ours = ours.expect("merging is with something");
-                let stands = if named { theirs } else { ours.record };
-                self.put(Record { version, ..stands }, ours.seen)?;
+                self.merge(ours, theirs, named, version)?;
             }
             Decision::Conflict { theirs_wins, version, .. } => {
                 if theirs_wins {

@@ -12,7 +12,7 @@ use crate::record::{Content, Record};
 
 use super::{OWN, SessionId};
 
-/// Which version: of this path, offered by this session.
+/// Which version: of this path, offered on this stream.
 pub(super) type Key = (RelPath, SessionId);
 
 /// Chunks of a content and the offsets at which they are missing, with their lengths.
@@ -177,18 +177,19 @@ impl Table {
 
     /// Whether a peer's version of something in this directory is still to be applied.
     pub(super) fn has_inside(&self, dir: &RelPath) -> bool {
-        let near = self.all.range((dir.clone(), OWN)..);
-        let mut near = near.take_while(|((path, _), _)| path.as_bytes().starts_with(dir.as_bytes()));
-        near.any(|((path, from), pending)| {
-            path.is_below(dir) && *from != OWN && !matches!(pending.stage, Stage::Gone)
-        })
+        self.below(dir).any(|((_, from), pending)| *from != OWN && !matches!(pending.stage, Stage::Gone))
     }
 
     /// Whether there is a version of this path or of one below it.
     pub(super) fn has_below(&self, top: &RelPath) -> bool {
-        let near = self.all.range((top.clone(), OWN)..).map(|((path, _), _)| path);
-        let mut near = near.take_while(|path| path.as_bytes().starts_with(top.as_bytes()));
-        near.any(|path| path == top || path.is_below(top))
+        self.has_path(top) || self.below(top).next().is_some()
+    }
+
+    /// The versions of what is in a directory.
+    fn below(&self, dir: &RelPath) -> impl Iterator<Item = (&Key, &Pending)> {
+        let near = self.all.range((dir.clone(), OWN)..);
+        let near = near.take_while(|((path, _), _)| path.as_bytes().starts_with(dir.as_bytes()));
+        near.filter(|((path, _), _)| path.is_below(dir))
     }
 
     /// The first version whose content can be looked for.
