@@ -1,0 +1,39 @@
+//! `syncd init` and `syncd id`: which device a directory is a replica of.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use hybrid_examples::daemon::{self, Failure};
+use hybrid_examples::sync_settings::{ServeFlags, SyncSettings};
+use hybrid_examples::{sync_control, sync_node};
+
+#[derive(Args)]
+pub struct Options {
+    /// An existing directory
+    #[arg(required_unless_present = "config")]
+    dir: Option<PathBuf>,
+    /// The device's secret key, made if it is not there [default: DIR/.syncfs/key]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Make every folder of a TOML file a replica
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Id {
+    /// An initialised directory
+    dir: PathBuf,
+}
+
+pub async fn run(Options { dir, key, config }: Options) -> Result<(), Failure> {
+    // Where the device will listen does not matter yet.
+    let listen = Some(([127, 0, 0, 1], 0).into());
+    let flags = ServeFlags { listen, key, ..ServeFlags::default() };
+    let device = sync_node::init(&SyncSettings::new(dir, flags, config.as_deref())?).await?;
+    daemon::print(&format!("{device}\n"))
+}
+
+pub async fn id(Id { dir }: Id) -> Result<(), Failure> {
+    daemon::print(&format!("{}\n", sync_control::status(&dir).await?.device))
+}

@@ -1,0 +1,75 @@
+//! `syncd`: one replica of a folder. Opens [`syncfs::Folder`], keeps it in sync over TCP, answers questions. Each
+//! command has a file of its own.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+// A binary exports nothing: `pub` says what a module offers to its siblings.
+#![allow(unreachable_pub)]
+
+mod conflicts;
+mod events;
+mod import;
+mod init;
+mod serve;
+mod status;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use hybrid_examples::daemon::{self, Logging};
+
+const EXAMPLES: &str = "\
+Examples:
+  syncd init /srv/notes                        # once on each device; prints its ID
+  syncd serve /srv/notes --listen 0.0.0.0:22000 --peer ID@home-2.example.org:22000
+  syncd wait /srv/notes --peers all --timeout 30s    # everything written so far is on every peer's disk
+  syncd status /srv/notes --json
+  syncd serve --config /etc/syncd.toml         # several folders, several peers
+  syncd import ~/.config/syncthing/config.xml --out syncd.toml    # what becomes of Syncthing's settings
+
+Devices prove their IDs by their keys, and streams are encrypted (TLS 1.3): any network will do.";
+
+/// A replica of a folder
+#[derive(Parser)]
+#[command(name = "syncd", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    logging: Logging,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a directory a replica and print its device ID; a second time only prints it
+    Init(init::Options),
+    /// Print a replica's device ID
+    Id(init::Id),
+    /// Keep replicas in sync until Ctrl-C or SIGTERM
+    Serve(serve::Options),
+    /// Show a replica, its peers and its problems
+    Status(status::Options),
+    /// Wait until peers have everything written so far, durably
+    Wait(wait::Options),
+    /// Print what happens in a replica, one JSON object a line, until Ctrl-C
+    Events(events::Options),
+    /// Make settings of Syncthing's config.xml, and say what becomes of each of its keys
+    Import(import::Options),
+    /// List the files that were changed on two sides at once
+    Conflicts(conflicts::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    daemon::run("syncd", &cli.logging, async {
+        match cli.command {
+            Command::Init(options) => init::run(options).await,
+            Command::Id(options) => init::id(options).await,
+            Command::Serve(options) => serve::run(options).await,
+            Command::Status(options) => status::run(options).await,
+            Command::Wait(options) => wait::run(options).await,
+            Command::Events(options) => events::run(options).await,
+            Command::Import(options) => import::run(options).await,
+            Command::Conflicts(options) => conflicts::run(options).await,
+        }
+    })
+}
