@@ -1,16 +1,16 @@
 //! [`SqliteIndex`]: the [`Index`] in a SQLite file, one open transaction between two commits. The file belongs to this
 //! connection alone (the state directory's lock sees to that), which spares a lock for every statement.
 
+mod file;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::stored::{decode_stat, encode_stat, put_word, take_word};
 use crate::device::{DeviceId, FolderId, IndexId};
-use crate::fence::{Fence, Fences};
+use crate::fence::Fences;
 use crate::hash::ContentHash;
 use crate::index::{Entry, Index, IndexError, Location, Meta, PeerState, Totals};
 use crate::path::RelPath;
@@ -18,9 +18,6 @@ use crate::reconcile::conflict_of;
 use crate::record::{Content, Record, VersionVector};
 use crate::status::{Conflict, Role};
 use crate::wire::{decode_kind, decode_vector, encode_kind, encode_vector};
-
-/// The version of the schema that this code reads and writes.
-const SCHEMA_VERSION: i64 = 1;
 
 /// The index in a file.
 #[derive(Debug)]
@@ -43,49 +40,6 @@ struct Row {
 }
 
 impl SqliteIndex {
-    /// Creates the file of a new replica.
-    pub(super) fn create(path: &Path, meta: &Meta) -> Result<(), IndexError> {
-        let connection = connect(path)?;
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        connection.execute_batch(include_str!("schema.sql"))?;
-        let mut index = Self::new(connection)?;
-        index.in_transaction.set(true);
-        index.put_meta(meta)?;
-        index.commit()
-    }
-
-    /// Opens an existing file.
-    pub(super) fn open(path: &Path) -> Result<Self, IndexError> {
-        let connection = connect(path)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version != SCHEMA_VERSION {
-            return Err(IndexError(format!(
-                "its format is {version}, this version of the program knows {SCHEMA_VERSION}"
-            )));
-        }
-        let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if check != "ok" {
-            return Err(IndexError(format!("it is damaged: {check}")));
-        }
-        Self::new(connection)
-    }
-
-    fn new(connection: Connection) -> Result<Self, IndexError> {
-        let devices = {
-            let mut statement = connection.prepare("SELECT id FROM device ORDER BY number")?;
-            let ids = statement.query_map([], |row| Ok(DeviceId::from_bytes(row.get(0)?)))?;
-            ids.collect::<Result<Vec<_>, _>>()?
-        };
-        let sql = "SELECT count(size), coalesce(sum(size), 0) FROM entry";
-        let totals = |row: &rusqlite::Row<'_>| {
-            Ok(Totals { files: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) })
-        };
-        let totals = connection.query_row(sql, [], totals)?;
-        let fences = stored_fences(&connection)?;
-        let (in_transaction, last) = (Cell::new(false), RefCell::new(None));
-        Ok(Self { connection, in_transaction, devices: RefCell::new(devices), fences, totals, last })
-    }
-
     fn begin(&self) -> Result<(), IndexError> {
         if !self.in_transaction.replace(true) {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -190,29 +144,6 @@ impl SqliteIndex {
             self.totals.bytes += content.size();
         }
     }
-}
-
-fn stored_fences(connection: &Connection) -> Result<Fences, IndexError> {
-    let mut statement = connection.prepare("SELECT epoch, holder, base FROM fence ORDER BY epoch")?;
-    let mut rows = statement.query([])?;
-    let mut fences = Fences::default();
-    while let Some(row) = rows.next()? {
-        let base: Vec<u8> = row.get(2)?;
-        let (epoch, holder) = (unsigned(row.get(0)?), DeviceId::from_bytes(row.get(1)?));
-        fences.insert(Fence { epoch, holder, base: decode_vector(&base).map_err(damaged)? });
-    }
-    Ok(fences)
-}
-
-fn connect(path: &Path) -> Result<Connection, IndexError> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    connection.execute_batch(
-        "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
-         PRAGMA cache_size=-4096; PRAGMA wal_autocheckpoint=4000",
-    )?;
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(connection)
 }
 
 /// The columns of an entry, as [`SqliteIndex::row_of`] reads them.

@@ -1,6 +1,8 @@
 //! The one thread of an open folder. It owns the engine, and with it the directory and the index; everybody else sends
 //! it commands. Its loop: wait for something, handle all that came, work, settle, hand out messages.
 
+mod requests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,6 @@ use crate::digest::Digest;
 use crate::engine::{Engine, Input, SessionId};
 use crate::error::{FenceError, FlushError, Lag, QueryError, RestoreError, StoreError, Violation, WaitError};
 use crate::history::{At, Version};
-use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::{Conflict, Event, ScanReport, Status, Summary};
@@ -32,16 +33,12 @@ const BATCH: usize = 64;
 const SETTLE_AFTER: Duration = Duration::from_millis(25);
 /// First and longest pause before a path that did not hold still is looked at again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// How often a flush looks again at paths that did not hold still.
-const FLUSH_ATTEMPTS: u32 = 40;
 /// How often a folder is walked, at least, whose changes are not reported.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(60);
 /// How old a status may be while much happens.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 /// How often what is kept is looked through for what is too old or too much.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
-/// Pause between two of those looks.
-const FLUSH_PAUSE: Duration = Duration::from_millis(25);
 
 type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -256,100 +253,6 @@ impl Worker {
         Ok(())
     }
 
-    async fn handle(&mut self, command: Command) -> Result<(), StoreError> {
-        let now_ms = self.now_ms();
-        match command {
-            Command::Scan(reply) => answer(reply, self.engine.scan())?,
-            Command::ConfirmDeletions(reply) => answer(reply, self.engine.confirm_deletions())?,
-            Command::Flush(reply) => match self.flush().await {
-                Err(FlushError::Store(error)) => answer(reply, Err(error))?,
-                result => drop(reply.send(result)),
-            },
-            Command::Digest(reply) => answer(reply, self.engine.digest().map_err(StoreError::from))?,
-            Command::Conflicts(reply) => {
-                answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?
-            }
-            Command::Hold(epoch, reply) => {
-                let result = self.engine.hold(epoch);
-                self.answer_lease(reply, result)?;
-            }
-            Command::Follow(reply) => {
-                let result = self.engine.follow();
-                self.answer_lease(reply, result)?;
-            }
-            Command::History(path, reply) => drop(reply.send(self.versions(&path))),
-            Command::Restore(path, at, to, reply) => {
-                let result = self.restore(&path, at, to.as_ref()).await;
-                let fatal = match &result {
-                    Err(RestoreError::Store(error)) => Some(error.clone()),
-                    _ => None,
-                };
-                let _ = reply.send(result);
-                fatal.map_or(Ok(()), Err)?;
-            }
-            Command::Lagging(token, peers, reply) => drop(reply.send(self.engine.lagging(&token, &peers))),
-            Command::Behind(token, reply) => drop(reply.send(self.engine.behind(&token))),
-            Command::Open(session, expect, stream) => {
-                self.streams.insert(session, stream);
-                self.engine.handle(now_ms, Input::Opened { session, expect })?;
-            }
-            Command::Received(session, message) => {
-                self.engine.handle(now_ms, Input::Received { session, message })?
-            }
-            Command::Nudge | Command::Stop => {}
-            Command::Closed(session, reply) => {
-                let _ = reply.send((self.engine.summary(session), self.engine.ended(session).cloned()));
-                self.close(session)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn versions(&mut self, path: &RelPath) -> Result<Vec<Version>, QueryError> {
-        let kept = self.engine.disk_mut().history.as_ref();
-        Ok(kept.map_or(Ok(Vec::new()), |kept| kept.versions(path)).map_err(StoreError::from)?)
-    }
-
-    /// A restore is an ordinary local write: what stands there is kept, and peers get the version as a new one.
-    async fn restore(
-        &mut self,
-        path: &RelPath,
-        at: At,
-        to: Option<&RelPath>,
-    ) -> Result<Vec<RelPath>, RestoreError> {
-        let kept = self.engine.disk_mut().history.as_ref().ok_or(RestoreError::Off)?;
-        let versions = match at {
-            At::Version(id) => {
-                kept.version(id)?.filter(|version| version.path == *path).into_iter().collect()
-            }
-            At::Time(at_ns) => kept.at(path, at_ns)?,
-        };
-        if versions.is_empty() {
-            return Err(RestoreError::Unknown);
-        }
-        let mut restored = Vec::new();
-        for version in versions {
-            let rest = &version.path.as_bytes()[path.as_bytes().len()..];
-            let target = [to.unwrap_or(path).as_bytes(), rest].concat();
-            let target = RelPath::new(target).map_err(|_| RestoreError::Unknown)?;
-            let mut attempts = 0;
-            loop {
-                attempts += 1;
-                match self.engine.make_room(&target) {
-                    Err(RestoreError::Busy(_)) if attempts < FLUSH_ATTEMPTS => {
-                        tokio::time::sleep(FLUSH_PAUSE).await;
-                    }
-                    other => break other?,
-                }
-            }
-            self.engine.disk_mut().bring_back(&version, &target)?;
-            let now_ms = self.now_ms();
-            self.engine.handle(now_ms, Input::Touched(vec![target.clone()]))?;
-            restored.push(target);
-        }
-        Ok(restored)
-    }
-
     /// A step of tidying up, if it is time. Returns whether another is due.
     fn tidy(&mut self) -> bool {
         if self.tidy_at > Instant::now() {
@@ -373,29 +276,6 @@ impl Worker {
         self.streams.remove(&session);
         let now_ms = self.now_ms();
         self.engine.handle(now_ms, Input::Closed { session })
-    }
-
-    /// Everything that stands in the directory now, committed; or what could not be taken up.
-    async fn flush(&mut self) -> Result<Token, FlushError> {
-        self.engine.scan()?;
-        for attempt in 0.. {
-            let unsettled = self.engine.unsettled();
-            if unsettled.is_empty() {
-                break;
-            }
-            if attempt == FLUSH_ATTEMPTS {
-                return Err(FlushError::Unstable(self.engine.problems()));
-            }
-            // Waiting for somebody else's writes to pause; the runtime of this thread is its own.
-            tokio::time::sleep(FLUSH_PAUSE).await;
-            let now_ms = self.now_ms();
-            self.engine.handle(now_ms, Input::Touched(unsettled))?;
-        }
-        self.engine.settle()?;
-        if self.engine.held_deletions() > 0 {
-            return Err(FlushError::Held(self.engine.held_deletions()));
-        }
-        self.engine.token().ok_or(FlushError::NoFolder)
     }
 
     /// Gives every stream as many messages as it can take, and closes those that ended.
@@ -453,29 +333,4 @@ impl Worker {
         self.outlet.status.send_replace(self.engine.status()?);
         Ok(())
     }
-
-    /// Whoever took or left the lease finds it so in the status: epoch and role decide what is done next.
-    fn answer_lease(
-        &mut self,
-        reply: Reply<(), FenceError>,
-        result: Result<(), FenceError>,
-    ) -> Result<(), StoreError> {
-        if let Err(FenceError::Store(error)) = &result {
-            let fatal = error.clone();
-            let _ = reply.send(result);
-            return Err(fatal);
-        }
-        self.show_status()?;
-        let _ = reply.send(result);
-        Ok(())
-    }
-}
-
-fn answer<T, E: From<StoreError>>(
-    reply: Reply<T, E>,
-    result: Result<T, StoreError>,
-) -> Result<(), StoreError> {
-    let fatal = result.as_ref().err().cloned();
-    let _ = reply.send(result.map_err(E::from));
-    fatal.map_or(Ok(()), Err)
 }

@@ -1,0 +1,160 @@
+//! What a handle asks, and the answers. An error that is the folder's own goes to whoever asked and ends the thread.
+
+use std::time::Duration;
+
+use super::{Command, Reply, Worker};
+use crate::engine::Input;
+use crate::error::{FenceError, FlushError, QueryError, RestoreError, StoreError};
+use crate::history::{At, Version};
+use crate::index::Index;
+use crate::path::RelPath;
+use crate::token::Token;
+
+/// How often a flush looks again at paths that did not hold still.
+const FLUSH_ATTEMPTS: u32 = 40;
+/// Pause between two of those looks.
+const FLUSH_PAUSE: Duration = Duration::from_millis(25);
+
+impl Worker {
+    pub(super) async fn handle(&mut self, command: Command) -> Result<(), StoreError> {
+        let now_ms = self.now_ms();
+        match command {
+            Command::Scan(reply) => answer(reply, self.engine.scan())?,
+            Command::ConfirmDeletions(reply) => answer(reply, self.engine.confirm_deletions())?,
+            Command::Flush(reply) => match self.flush().await {
+                Err(FlushError::Store(error)) => answer(reply, Err(error))?,
+                result => drop(reply.send(result)),
+            },
+            Command::Digest(reply) => answer(reply, self.engine.digest().map_err(StoreError::from))?,
+            Command::Conflicts(reply) => {
+                answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?
+            }
+            Command::Hold(epoch, reply) => {
+                let result = self.engine.hold(epoch);
+                self.answer_lease(reply, result)?;
+            }
+            Command::Follow(reply) => {
+                let result = self.engine.follow();
+                self.answer_lease(reply, result)?;
+            }
+            Command::History(path, reply) => drop(reply.send(self.versions(&path))),
+            Command::Restore(path, at, to, reply) => {
+                let result = self.restore(&path, at, to.as_ref()).await;
+                let fatal = match &result {
+                    Err(RestoreError::Store(error)) => Some(error.clone()),
+                    _ => None,
+                };
+                let _ = reply.send(result);
+                fatal.map_or(Ok(()), Err)?;
+            }
+            Command::Lagging(token, peers, reply) => drop(reply.send(self.engine.lagging(&token, &peers))),
+            Command::Behind(token, reply) => drop(reply.send(self.engine.behind(&token))),
+            Command::Open(session, expect, stream) => {
+                self.streams.insert(session, stream);
+                self.engine.handle(now_ms, Input::Opened { session, expect })?;
+            }
+            Command::Received(session, message) => {
+                self.engine.handle(now_ms, Input::Received { session, message })?
+            }
+            Command::Nudge | Command::Stop => {}
+            Command::Closed(session, reply) => {
+                let _ = reply.send((self.engine.summary(session), self.engine.ended(session).cloned()));
+                self.close(session)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn versions(&mut self, path: &RelPath) -> Result<Vec<Version>, QueryError> {
+        let kept = self.engine.disk_mut().history.as_ref();
+        Ok(kept.map_or(Ok(Vec::new()), |kept| kept.versions(path)).map_err(StoreError::from)?)
+    }
+
+    /// A restore is an ordinary local write: what stands there is kept, and peers get the version as a new one.
+    async fn restore(
+        &mut self,
+        path: &RelPath,
+        at: At,
+        to: Option<&RelPath>,
+    ) -> Result<Vec<RelPath>, RestoreError> {
+        let kept = self.engine.disk_mut().history.as_ref().ok_or(RestoreError::Off)?;
+        let versions = match at {
+            At::Version(id) => {
+                kept.version(id)?.filter(|version| version.path == *path).into_iter().collect()
+            }
+            At::Time(at_ns) => kept.at(path, at_ns)?,
+        };
+        if versions.is_empty() {
+            return Err(RestoreError::Unknown);
+        }
+        let mut restored = Vec::new();
+        for version in versions {
+            let rest = &version.path.as_bytes()[path.as_bytes().len()..];
+            let target = [to.unwrap_or(path).as_bytes(), rest].concat();
+            let target = RelPath::new(target).map_err(|_| RestoreError::Unknown)?;
+            let mut attempts = 0;
+            loop {
+                attempts += 1;
+                match self.engine.make_room(&target) {
+                    Err(RestoreError::Busy(_)) if attempts < FLUSH_ATTEMPTS => {
+                        tokio::time::sleep(FLUSH_PAUSE).await;
+                    }
+                    other => break other?,
+                }
+            }
+            self.engine.disk_mut().bring_back(&version, &target)?;
+            let now_ms = self.now_ms();
+            self.engine.handle(now_ms, Input::Touched(vec![target.clone()]))?;
+            restored.push(target);
+        }
+        Ok(restored)
+    }
+
+    /// Everything that stands in the directory now, committed; or what could not be taken up.
+    async fn flush(&mut self) -> Result<Token, FlushError> {
+        self.engine.scan()?;
+        for attempt in 0.. {
+            let unsettled = self.engine.unsettled();
+            if unsettled.is_empty() {
+                break;
+            }
+            if attempt == FLUSH_ATTEMPTS {
+                return Err(FlushError::Unstable(self.engine.problems()));
+            }
+            // Waiting for somebody else's writes to pause; the runtime of this thread is its own.
+            tokio::time::sleep(FLUSH_PAUSE).await;
+            let now_ms = self.now_ms();
+            self.engine.handle(now_ms, Input::Touched(unsettled))?;
+        }
+        self.engine.settle()?;
+        if self.engine.held_deletions() > 0 {
+            return Err(FlushError::Held(self.engine.held_deletions()));
+        }
+        self.engine.token().ok_or(FlushError::NoFolder)
+    }
+
+    /// Whoever took or left the lease finds it so in the status: epoch and role decide what is done next.
+    fn answer_lease(
+        &mut self,
+        reply: Reply<(), FenceError>,
+        result: Result<(), FenceError>,
+    ) -> Result<(), StoreError> {
+        if let Err(FenceError::Store(error)) = &result {
+            let fatal = error.clone();
+            let _ = reply.send(result);
+            return Err(fatal);
+        }
+        self.show_status()?;
+        let _ = reply.send(result);
+        Ok(())
+    }
+}
+
+fn answer<T, E: From<StoreError>>(
+    reply: Reply<T, E>,
+    result: Result<T, StoreError>,
+) -> Result<(), StoreError> {
+    let fatal = result.as_ref().err().cloned();
+    let _ = reply.send(result.map_err(E::from));
+    fatal.map_or(Ok(()), Err)
+}
