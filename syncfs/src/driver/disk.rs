@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, readlinkat, renameat, renameat_with,
@@ -15,16 +13,15 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::attributes;
-use super::database::{self, Cuts, Databases, Opened, QUIET};
+use super::database::{self, Cuts, Databases};
 use super::history::Kept;
-use super::reading::hash;
+use super::reading::as_seen;
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
-use crate::chunk::SQLITE_MAGIC;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
-use crate::record::{Attributes, Chunk, Content, Owner, Xattrs};
+use crate::record::{Attributes, Chunk, Owner, Xattrs};
 use crate::status::Problem;
 
 /// From this many files on, one sync of the whole filesystem replaces one of each file.
@@ -42,7 +39,7 @@ pub(super) struct RealDisk {
     pub(super) databases: Databases,
     pub(super) cuts: Cuts,
     /// The last plain file that chunks were read from.
-    last: Option<(RelPath, File)>,
+    pub(super) last: Option<(RelPath, File)>,
     /// The last stage that was written.
     pub(super) stage: Option<(RelPath, File)>,
     touched: BTreeSet<Option<RelPath>>,
@@ -89,23 +86,6 @@ impl RealDisk {
             read: BTreeMap::new(),
             history: None,
         })
-    }
-
-    fn read_plain(&mut self, path: &RelPath, file: &File, stat: &Stat) -> Result<Reading, DiskError> {
-        let (content, head) = hash(file)?;
-        let after = fstat(file).map_err(|error| failed("stat", error))?;
-        let now = self.stat(path)?;
-        let unstable = || DiskError::Busy("the file changes while it is read".to_owned());
-        if convert(&after) != *stat
-            || now != Some(*stat)
-            || content.size() != stat.size
-            || head == *SQLITE_MAGIC
-        {
-            return Err(unstable());
-        }
-        self.cuts.forget(path);
-        self.read.insert(path.clone(), Unsynced::Plain);
-        Ok(Reading { content, mtime_ns: stat.mtime_ns, stat: as_seen(*stat), cut: false })
     }
 
     /// The fingerprint of an entry, side files included; `None` for a side file itself.
@@ -222,64 +202,11 @@ impl Disk for RealDisk {
     }
 
     fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError> {
-        self.last = None;
-        if stat.size == 0 {
-            return Ok(Reading {
-                content: Content::default(),
-                mtime_ns: stat.mtime_ns,
-                stat: as_seen(*stat),
-                cut: false,
-            });
-        }
-        match self.databases.open(&self.tree, path, stat)? {
-            Opened::Database(file) => self.read_database(path, &file),
-            Opened::Plain(file) => self.read_plain(path, &file, stat),
-        }
+        self.read_file(path, stat)
     }
 
     fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
-        let intact = |file: &File| {
-            let mut bytes = vec![0; chunk.length as usize];
-            file.read_exact_at(&mut bytes, offset).ok()?;
-            Blob::named(bytes, &chunk.hash)
-        };
-        if self.cuts.has(path)
-            && let Some(file) = self.database(path)?
-            && let Some(bytes) =
-                self.with_database(path, &file, |cuts, source| cuts.chunk(path, source, offset, chunk))?
-        {
-            return Ok(Some(bytes));
-        }
-        if let Some((_, file)) = self.last.as_ref().filter(|(last, _)| last == path)
-            && let Some(bytes) = intact(file)
-        {
-            return Ok(Some(bytes));
-        }
-        let stat = match self.tree.stat(path) {
-            Ok(Some(stat))
-                if stat.kind == FileKind::File && stat.size >= offset + u64::from(chunk.length) =>
-            {
-                stat
-            }
-            Ok(_) | Err(DiskError::NoParent) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        match self.databases.open(&self.tree, path, &stat) {
-            Ok(Opened::Database(file)) => match intact(&file) {
-                // After a start the log's share is not known before the first cut.
-                None if !self.cuts.has(path) && self.read_database(path, &file).is_ok() => {
-                    self.with_database(path, &file, |cuts, source| cuts.chunk(path, source, offset, chunk))
-                }
-                bytes => Ok(bytes),
-            },
-            Ok(Opened::Plain(file)) => {
-                let bytes = intact(&file);
-                self.last = Some((path.clone(), file));
-                Ok(bytes)
-            }
-            Err(DiskError::Changed) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.read_back(path, offset, chunk)
     }
 
     fn patch(
@@ -477,17 +404,6 @@ impl Disk for RealDisk {
         }
         self.sync_aside()
     }
-}
-
-/// A fingerprint to compare with later. If it is so fresh that a later change could bear the same times, it is made to
-/// differ from any: the file is read once more then.
-fn as_seen(mut stat: Stat) -> Stat {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let latest = u128::try_from(stat.ctime_ns.max(stat.mtime_ns)).unwrap_or(0);
-    if now.saturating_sub(latest) < QUIET.as_nanos() {
-        stat.ctime_ns = 0;
-    }
-    stat
 }
 
 #[cfg(test)]

@@ -1,12 +1,19 @@
-//! A plain file becomes chunks.
+//! A plain file becomes chunks, and is read back chunk by chunk.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::tree::failed;
-use crate::chunk::{Chunker, Cutting};
-use crate::disk::DiskError;
-use crate::record::Content;
+use rustix::fs::fstat;
+
+use super::database::{Opened, QUIET};
+use super::disk::{RealDisk, Unsynced};
+use super::tree::{convert, failed};
+use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
+use crate::disk::{Disk, DiskError, FileKind, Reading, Stat};
+use crate::hash::Blob;
+use crate::path::RelPath;
+use crate::record::{Chunk, Content};
 
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -29,4 +36,102 @@ pub(super) fn hash(file: &File) -> Result<(Content, [u8; 16]), DiskError> {
         chunker.get_or_insert_with(|| Chunker::new(Cutting::choose(size, bytes))).push(bytes);
         offset += read as u64;
     }
+}
+
+impl RealDisk {
+    /// See [`crate::disk::Disk::read`].
+    pub(super) fn read_file(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError> {
+        self.last = None;
+        if stat.size == 0 {
+            return Ok(Reading {
+                content: Content::default(),
+                mtime_ns: stat.mtime_ns,
+                stat: as_seen(*stat),
+                cut: false,
+            });
+        }
+        match self.databases.open(&self.tree, path, stat)? {
+            Opened::Database(file) => self.read_database(path, &file),
+            Opened::Plain(file) => self.read_plain(path, &file, stat),
+        }
+    }
+
+    fn read_plain(&mut self, path: &RelPath, file: &File, stat: &Stat) -> Result<Reading, DiskError> {
+        let (content, head) = hash(file)?;
+        let after = fstat(file).map_err(|error| failed("stat", error))?;
+        let now = self.stat(path)?;
+        let unstable = || DiskError::Busy("the file changes while it is read".to_owned());
+        if convert(&after) != *stat
+            || now != Some(*stat)
+            || content.size() != stat.size
+            || head == *SQLITE_MAGIC
+        {
+            return Err(unstable());
+        }
+        self.cuts.forget(path);
+        self.read.insert(path.clone(), Unsynced::Plain);
+        Ok(Reading { content, mtime_ns: stat.mtime_ns, stat: as_seen(*stat), cut: false })
+    }
+
+    /// See [`crate::disk::Disk::read_chunk`].
+    pub(super) fn read_back(
+        &mut self,
+        path: &RelPath,
+        offset: u64,
+        chunk: &Chunk,
+    ) -> Result<Option<Blob>, DiskError> {
+        let intact = |file: &File| {
+            let mut bytes = vec![0; chunk.length as usize];
+            file.read_exact_at(&mut bytes, offset).ok()?;
+            Blob::named(bytes, &chunk.hash)
+        };
+        if self.cuts.has(path)
+            && let Some(file) = self.database(path)?
+            && let Some(bytes) =
+                self.with_database(path, &file, |cuts, source| cuts.chunk(path, source, offset, chunk))?
+        {
+            return Ok(Some(bytes));
+        }
+        if let Some((_, file)) = self.last.as_ref().filter(|(last, _)| last == path)
+            && let Some(bytes) = intact(file)
+        {
+            return Ok(Some(bytes));
+        }
+        let stat = match self.tree.stat(path) {
+            Ok(Some(stat))
+                if stat.kind == FileKind::File && stat.size >= offset + u64::from(chunk.length) =>
+            {
+                stat
+            }
+            Ok(_) | Err(DiskError::NoParent) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match self.databases.open(&self.tree, path, &stat) {
+            Ok(Opened::Database(file)) => match intact(&file) {
+                // After a start the log's share is not known before the first cut.
+                None if !self.cuts.has(path) && self.read_database(path, &file).is_ok() => {
+                    self.with_database(path, &file, |cuts, source| cuts.chunk(path, source, offset, chunk))
+                }
+                bytes => Ok(bytes),
+            },
+            Ok(Opened::Plain(file)) => {
+                let bytes = intact(&file);
+                self.last = Some((path.clone(), file));
+                Ok(bytes)
+            }
+            Err(DiskError::Changed) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A fingerprint to compare with later. If it is so fresh that a later change could bear the same times, it is made to
+/// differ from any: the file is read once more then.
+pub(super) fn as_seen(mut stat: Stat) -> Stat {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let latest = u128::try_from(stat.ctime_ns.max(stat.mtime_ns)).unwrap_or(0);
+    if now.saturating_sub(latest) < QUIET.as_nanos() {
+        stat.ctime_ns = 0;
+    }
+    stat
 }

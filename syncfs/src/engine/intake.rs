@@ -3,13 +3,11 @@
 //!
 //! Absence is evidence of a deletion only where a directory could be read completely and the root is there.
 
-use crate::disk::{Disk, DiskError, FileKind, Keep, Reading, Stat};
+use crate::disk::{Disk, DiskError, FileKind, Stat};
 use crate::error::{StoreError, Unfit};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
-use crate::record::{
-    Attributes, CAPABILITY, FILE_CHUNKS_MAX, Kind, Owner, VECTOR_DEVICES_MAX, Xattrs, are_fit_xattrs,
-};
+use crate::record::{FILE_CHUNKS_MAX, Kind, VECTOR_DEVICES_MAX, are_fit_xattrs};
 use crate::status::{Event, ScanReport};
 
 use super::Engine;
@@ -185,7 +183,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    fn observe(&mut self, path: &RelPath, stat: Option<Stat>) -> Result<Observed, StoreError> {
+    pub(super) fn observe(&mut self, path: &RelPath, stat: Option<Stat>) -> Result<Observed, StoreError> {
         let entry = self.index.entry(path)?;
         let ignored = self.is_ignored_path(path, stat.as_ref(), entry.as_ref());
         let Some(stat) = stat else {
@@ -244,16 +242,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(unwanted && stat.kind == FileKind::Dir && self.holds_only_ignored(path)?)
     }
 
-    /// A follower's edit is undone; except that of a version which exists nowhere else, so that nothing is left to put
-    /// back. (It was this replica's own, and its replication had not begun.) That edit becomes a version.
-    fn must_undo(&mut self, entry: Option<&Entry>) -> Result<bool, StoreError> {
-        match entry {
-            Some(entry) if entry.stale => Ok(true),
-            Some(entry) if self.is_undoing() && entry.record.kind.is_live() => self.is_recoverable(entry),
-            _ => Ok(self.is_undoing()),
-        }
-    }
-
     fn publish_own(
         &mut self,
         path: &RelPath,
@@ -291,174 +279,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.put(record, None)?;
         self.event(Event::Changed(path));
         Ok(Observed::Deleted)
-    }
-
-    /// A local edit that may not be: kept aside, then what was replicated is put back.
-    fn undo(&mut self, path: &RelPath, entry: Option<Entry>, stat: &Stat) -> Result<(), StoreError> {
-        if let (Some(entry), FileKind::Dir) = (&entry, stat.kind)
-            && let Kind::Dir { attributes } = &entry.record.kind
-        {
-            let seen = self.disk.make_dir(path, attributes)?;
-            return self.put_entry(&Entry { seen: Some(seen), ..entry.clone() });
-        }
-        if stat.kind == FileKind::Dir {
-            // An unreplicated directory goes once its entries are set aside; an empty one holds nothing to keep.
-            return match self.disk.remove(path, stat) {
-                Ok(()) => self.restore_over(entry),
-                Err(error @ DiskError::Dead(_)) => Err(error.into()),
-                Err(_) => self.undo_below(path, entry),
-            };
-        }
-        let Some(stat) = self.set_aside(path)? else { return Ok(()) };
-        match entry {
-            Some(mut entry) if entry.stale => {
-                entry.seen = Some(stat);
-                self.put_entry(&entry)
-            }
-            // The edit stays visible until its replacement is complete: no reader ever finds nothing.
-            Some(mut entry) if entry.record.kind.is_live() => {
-                entry.seen = None;
-                self.put_entry(&entry)?;
-                self.restore(entry.record, Some(stat));
-                Ok(())
-            }
-            _ => match self.disk.remove(path, &stat) {
-                Err(error @ DiskError::Dead(_)) => Err(error.into()),
-                _ => Ok(()),
-            },
-        }
-    }
-
-    fn undo_below(&mut self, dir: &RelPath, entry: Option<Entry>) -> Result<(), StoreError> {
-        let (mut present, mut unread) = (Vec::new(), Vec::new());
-        self.walk(Some(dir), &mut present, &mut unread)?;
-        present.sort_unstable_by(|a, b| b.0.cmp(&a.0));
-        for (path, stat) in present {
-            match stat.kind {
-                FileKind::Dir => drop(self.disk.remove(&path, &stat)),
-                _ => drop(self.observe(&path, Some(stat))?),
-            }
-        }
-        match self.stat(dir)? {
-            Some(stat) if self.disk.remove(dir, &stat).is_ok() => self.restore_over(entry),
-            _ => Ok(()),
-        }
-    }
-
-    fn restore_over(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
-        if let Some(mut entry) = entry.filter(|entry| entry.record.kind.is_live()) {
-            entry.seen = None;
-            self.put_entry(&entry)?;
-            self.restore(entry.record, None);
-        }
-        Ok(())
-    }
-
-    /// Gives what stands at a path a second name under `aside/`. Returns its fingerprint after that, or `None` if
-    /// there is nothing any more.
-    pub(super) fn set_aside(&mut self, path: &RelPath) -> Result<Option<Stat>, StoreError> {
-        let (device, epoch) = (self.meta.device.short(), self.meta.fences.epoch());
-        self.uncommitted = true;
-        loop {
-            self.meta.asides += 1;
-            let folder = format!("{device}-{epoch}-{}", self.meta.asides);
-            match self.disk.keep(path, &Keep::Aside(folder)) {
-                Ok(kept_as) => {
-                    self.event(Event::SetAside { path: path.clone(), kept_as });
-                    return Ok(self.stat(path)?);
-                }
-                // The counter was not committed before a crash: the next number.
-                Err(DiskError::Taken) => {}
-                Err(DiskError::Changed | DiskError::NoParent) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    pub(super) fn read_kind(
-        &mut self,
-        path: &RelPath,
-        stat: &Stat,
-        entry: Option<&Entry>,
-    ) -> Result<Option<(Kind, Stat)>, DiskError> {
-        Ok(match stat.kind {
-            FileKind::Dir => {
-                let (attributes, seen) = self.read_attributes(path, stat, entry, true)?;
-                Some((Kind::Dir { attributes }, seen))
-            }
-            FileKind::Symlink => {
-                let target = self.disk.link_target(path)?;
-                Some((Kind::Symlink { owner: Some(self.owner(stat, entry)), target }, *stat))
-            }
-            FileKind::Special => {
-                self.problem(Some(path), "a socket, pipe or device: never replicated");
-                None
-            }
-            FileKind::File => {
-                let Reading { content, stat, mut mtime_ns, cut } = self.disk.read(path, stat)?;
-                if cut {
-                    self.was_cut(path);
-                }
-                let before = match entry.map(|entry| &entry.record.kind) {
-                    Some(Kind::File { mtime_ns, content: before, .. }) if *before == content => {
-                        Some(*mtime_ns)
-                    }
-                    _ => None,
-                };
-                if let (true, Some(before)) = (cut, before) {
-                    mtime_ns = before;
-                }
-                // What changes from here on changes the fingerprint, too.
-                let (attributes, seen) = self.read_attributes(path, &stat, entry, before.is_some())?;
-                Some((Kind::File { attributes, mtime_ns, content, link: None }, seen))
-            }
-        })
-    }
-
-    /// Attributes as they stand; but what cannot stand here, or was not applied, keeps what the record says of it, as
-    /// long as nobody changed what stands instead. Set-uid bits and capabilities are those of one content only.
-    fn read_attributes(
-        &mut self,
-        path: &RelPath,
-        stat: &Stat,
-        entry: Option<&Entry>,
-        same_content: bool,
-    ) -> Result<(Attributes, Stat), DiskError> {
-        let (xattrs, seen) = self.disk.xattrs(path, stat)?;
-        let before = entry.filter(|entry| entry.record.kind.is_dir() == (stat.kind == FileKind::Dir));
-        let attributes = before.and_then(|entry| entry.record.kind.attributes());
-        let was_mode = before.and_then(|entry| entry.seen).map(|seen| seen.mode);
-        let mode = match attributes {
-            Some(before) if was_mode == Some(stat.mode) && same_content => before.mode,
-            Some(before) if was_mode == Some(stat.mode) => before.mode & 0o1777 | stat.mode & 0o6000,
-            _ => stat.mode,
-        };
-        let none = Xattrs::new();
-        let carried = attributes.map_or(&none, |before| &before.xattrs).iter();
-        let carried = carried.filter(|(name, _)| same_content || name.as_slice() != CAPABILITY);
-        let xattrs = match xattrs {
-            Some(xattrs) if self.disk.is_root() => xattrs,
-            Some(xattrs) => carried
-                .filter(|(name, _)| name.as_slice() == CAPABILITY)
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .chain(xattrs)
-                .collect(),
-            None => carried.map(|(name, value)| (name.clone(), value.clone())).collect(),
-        };
-        Ok((Attributes { mode, owner: Some(self.owner(stat, entry)), xattrs }, seen))
-    }
-
-    /// The owner as it stands, or as the record says where it could not be applied.
-    fn owner(&self, stat: &Stat, entry: Option<&Entry>) -> Owner {
-        let before = entry.and_then(|entry| Some((entry.record.kind.owner()?, entry.seen)));
-        match before {
-            Some((owner, seen))
-                if !self.disk.is_root() || seen.is_some_and(|seen| seen.owner == stat.owner) =>
-            {
-                owner
-            }
-            _ => stat.owner,
-        }
     }
 
     /// Remembers why a path could not be taken up; only a dead disk or a missing root goes further.

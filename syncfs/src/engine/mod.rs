@@ -22,7 +22,9 @@ mod moves;
 mod pacing;
 mod pending;
 mod plans;
+mod reading;
 mod transfer;
+mod undoing;
 
 use std::collections::{BTreeMap, BTreeSet};
 

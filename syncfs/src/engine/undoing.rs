@@ -1,0 +1,110 @@
+//! What a replica that follows does with a local edit: it is set aside, and what was replicated is put back. The edit stays
+//! visible until its replacement is complete.
+
+use crate::disk::{Disk, DiskError, FileKind, Keep, Stat};
+use crate::error::StoreError;
+use crate::index::{Entry, Index};
+use crate::path::RelPath;
+use crate::record::Kind;
+use crate::status::Event;
+
+use super::Engine;
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// A follower's edit is undone; except that of a version which exists nowhere else, so that nothing is left to put
+    /// back. (It was this replica's own, and its replication had not begun.) That edit becomes a version.
+    pub(super) fn must_undo(&mut self, entry: Option<&Entry>) -> Result<bool, StoreError> {
+        match entry {
+            Some(entry) if entry.stale => Ok(true),
+            Some(entry) if self.is_undoing() && entry.record.kind.is_live() => self.is_recoverable(entry),
+            _ => Ok(self.is_undoing()),
+        }
+    }
+
+    /// A local edit that may not be: kept aside, then what was replicated is put back.
+    pub(super) fn undo(
+        &mut self,
+        path: &RelPath,
+        entry: Option<Entry>,
+        stat: &Stat,
+    ) -> Result<(), StoreError> {
+        if let (Some(entry), FileKind::Dir) = (&entry, stat.kind)
+            && let Kind::Dir { attributes } = &entry.record.kind
+        {
+            let seen = self.disk.make_dir(path, attributes)?;
+            return self.put_entry(&Entry { seen: Some(seen), ..entry.clone() });
+        }
+        if stat.kind == FileKind::Dir {
+            // An unreplicated directory goes once its entries are set aside; an empty one holds nothing to keep.
+            return match self.disk.remove(path, stat) {
+                Ok(()) => self.restore_over(entry),
+                Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                Err(_) => self.undo_below(path, entry),
+            };
+        }
+        let Some(stat) = self.set_aside(path)? else { return Ok(()) };
+        match entry {
+            Some(mut entry) if entry.stale => {
+                entry.seen = Some(stat);
+                self.put_entry(&entry)
+            }
+            // The edit stays visible until its replacement is complete: no reader ever finds nothing.
+            Some(mut entry) if entry.record.kind.is_live() => {
+                entry.seen = None;
+                self.put_entry(&entry)?;
+                self.restore(entry.record, Some(stat));
+                Ok(())
+            }
+            _ => match self.disk.remove(path, &stat) {
+                Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn undo_below(&mut self, dir: &RelPath, entry: Option<Entry>) -> Result<(), StoreError> {
+        let (mut present, mut unread) = (Vec::new(), Vec::new());
+        self.walk(Some(dir), &mut present, &mut unread)?;
+        present.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        for (path, stat) in present {
+            match stat.kind {
+                FileKind::Dir => drop(self.disk.remove(&path, &stat)),
+                _ => drop(self.observe(&path, Some(stat))?),
+            }
+        }
+        match self.stat(dir)? {
+            Some(stat) if self.disk.remove(dir, &stat).is_ok() => self.restore_over(entry),
+            _ => Ok(()),
+        }
+    }
+
+    fn restore_over(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
+        if let Some(mut entry) = entry.filter(|entry| entry.record.kind.is_live()) {
+            entry.seen = None;
+            self.put_entry(&entry)?;
+            self.restore(entry.record, None);
+        }
+        Ok(())
+    }
+
+    /// Gives what stands at a path a second name under `aside/`. Returns its fingerprint after that, or `None` if
+    /// there is nothing any more.
+    pub(super) fn set_aside(&mut self, path: &RelPath) -> Result<Option<Stat>, StoreError> {
+        let (device, epoch) = (self.meta.device.short(), self.meta.fences.epoch());
+        self.uncommitted = true;
+        loop {
+            self.meta.asides += 1;
+            let folder = format!("{device}-{epoch}-{}", self.meta.asides);
+            match self.disk.keep(path, &Keep::Aside(folder)) {
+                Ok(kept_as) => {
+                    self.event(Event::SetAside { path: path.clone(), kept_as });
+                    return Ok(self.stat(path)?);
+                }
+                // The counter was not committed before a crash: the next number.
+                Err(DiskError::Taken) => {}
+                Err(DiskError::Changed | DiskError::NoParent) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
