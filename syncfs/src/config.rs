@@ -7,6 +7,19 @@ use crate::device::{DeviceId, FolderId};
 use crate::engine::MASS_DELETION_MIN;
 use crate::history::History;
 
+/// In which direction versions pass between a replica and its peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Direction {
+    /// Both ways.
+    #[default]
+    Both,
+    /// Only to the peers. Theirs are not taken; the status says how many paths differ.
+    Send,
+    /// Only from the peers. Local edits are set aside and undone.
+    Receive,
+}
+
 /// What `Folder::open` and `Folder::create` need. Make one with [`Config::new`], then set fields.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -23,6 +36,8 @@ pub struct Config {
     /// The folder's identity, if known. By default a replica with files draws one, and an empty one takes that of the
     /// first peer it meets.
     pub folder: Option<FolderId>,
+    /// In which direction versions pass, while the folder is not leased. Both by default.
+    pub direction: Direction,
     /// How often the whole directory is walked, in case a change was not reported. 1 h by default. Where changes are not
     /// reported at all, every 60 s, if this is not more often.
     pub rescan: Duration,
@@ -52,6 +67,7 @@ impl Config {
             name,
             device: None,
             folder: None,
+            direction: Direction::Both,
             rescan: Duration::from_secs(3600),
             debounce: Duration::from_millis(15),
             ignore: Vec::new(),

@@ -172,6 +172,9 @@ pub enum FenceError {
         /// Its holder.
         holder: DeviceId,
     },
+    /// It would not take what it writes.
+    #[error("this replica only receives: it cannot be the writer; set its direction to both first")]
+    ReceiveOnly,
     /// This replica lost a lease and has not yet taken the current versions back from a peer.
     #[error("{0} path(s) still stand in a stale version; connect to a peer that has the current ones first")]
     Resyncing(u64),
@@ -198,7 +201,7 @@ pub enum RestoreError {
     Damaged(RelPath),
     /// The write would be undone at once.
     #[error(
-        "this replica follows the holder of the lease: restore there, or restore elsewhere than into the folder"
+        "this replica takes no local writes (it follows the holder of the lease, or only receives): restore at a replica that does"
     )]
     Follower,
     /// What stands at the target could not be read, and so not be kept.

@@ -1,5 +1,6 @@
 //! What a folder says about itself: status, reports, conflicts, events. Plain values, no behaviour.
 
+use crate::config::Direction;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::path::RelPath;
 
@@ -49,6 +50,10 @@ pub struct Status {
     /// Files, more than half of the folder, that vanished at once and are not believed to be deleted: put them back, or
     /// confirm that it was meant. 0 when all is well.
     pub held_deletions: u64,
+    /// In which direction versions pass.
+    pub direction: Direction,
+    /// On a replica that only sends: how many paths have a version at a peer that was not taken.
+    pub differing: u64,
 }
 
 /// One peer as this replica knows it.
@@ -132,6 +137,8 @@ pub enum Event {
         /// How many the folder has.
         of: u64,
     },
+    /// On a replica that only sends: a peer has a version of this path that was not taken.
+    Differs(RelPath),
     /// Something needs a person's attention.
     Problem(Problem),
 }

@@ -13,7 +13,7 @@ use super::history::Kept;
 use super::state::State;
 use super::stream;
 use super::worker::{Command, Outgoing, Outlet, Worker};
-use crate::config::Config;
+use crate::config::{Config, Direction};
 use crate::device::DeviceId;
 use crate::digest::Digest;
 use crate::engine::SessionId;
@@ -275,6 +275,23 @@ impl Folder {
         Ok(self.ask(Command::ConfirmDeletions).await.ok_or(ScanError::Closed)??)
     }
 
+    /// On a replica that only sends: the paths of which a peer has a version that was not taken, at most 10,000.
+    ///
+    /// # Errors
+    /// If the folder is closed.
+    pub async fn differing(&self) -> Result<Vec<RelPath>, QueryError> {
+        self.ask(Command::Differing).await.ok_or(QueryError::Closed)?
+    }
+
+    /// On a replica that only sends: what stands here replaces the versions of peers that differ, as a write that has seen
+    /// them. Returns how many it replaces.
+    ///
+    /// # Errors
+    /// As [`Folder::scan`].
+    pub async fn override_peers(&self) -> Result<u64, ScanError> {
+        Ok(self.ask(Command::Override).await.ok_or(ScanError::Closed)??)
+    }
+
     /// The kept versions of a path, or of everything below it, newest first: what peers replaced or deleted here (see
     /// [`crate::history`]). At most 10,000.
     ///
@@ -397,6 +414,8 @@ fn blank(meta: &Meta) -> Status {
         conflicts: 0,
         refused: 0,
         held_deletions: 0,
+        direction: Direction::Both,
+        differing: 0,
     }
 }
 

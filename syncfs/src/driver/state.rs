@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock, fstat};
 
 use super::sqlite_index::SqliteIndex;
-use crate::config::Config;
+use crate::config::{Config, Direction};
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::error::OpenError;
 use crate::fence::Fences;
@@ -54,7 +54,8 @@ impl State {
             fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
         }
         let device = config.device.map_or_else(|| random(&dir).map(DeviceId::from_bytes), Ok)?;
-        let folder = config.folder.or(if empty { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
+        let joins = empty || config.direction == Direction::Receive;
+        let folder = config.folder.or(if joins { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
         let meta = Meta {
             device,
             folder,

@@ -51,6 +51,8 @@ pub(super) enum Command {
     Conflicts(Reply<Vec<Conflict>, StoreError>),
     Hold(u64, Reply<(), FenceError>),
     Follow(Reply<(), FenceError>),
+    Differing(Reply<Vec<RelPath>, QueryError>),
+    Override(Reply<u64, StoreError>),
     History(RelPath, Reply<Vec<Version>, QueryError>),
     Restore(RelPath, At, Option<RelPath>, Reply<Vec<RelPath>, RestoreError>),
     Lagging(Token, Vec<DeviceId>, Reply<Vec<Lag>, WaitError>),
@@ -123,6 +125,7 @@ impl Worker {
         let mut engine = Engine::new(disk, index)?;
         engine.ignore(&config.ignore);
         engine.guard_deletions(config.mass_deletion);
+        engine.direct(config.direction);
         engine.scan()?;
         let now = Instant::now();
         let told = (engine.meta().knowledge.clone(), engine.meta().index);
@@ -322,6 +325,7 @@ impl Worker {
             self.outlet.progress.send_modify(|count| *count += 1);
             self.status_stale = true;
         }
+        self.status_stale |= self.engine.differing() != self.outlet.status.borrow().differing;
         if self.status_stale && self.status_at.elapsed() >= STATUS_EVERY {
             self.show_status()?;
         }

@@ -104,6 +104,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// What waits for more to be told is not planned anew each time.
     fn plan_group(&mut self, ready: &[Key]) -> Result<(), StoreError> {
+        if self.sends_only() {
+            return Ok(());
+        }
         let theirs = ready.iter().filter(|key| key.1 != OWN).filter_map(|key| self.pending.get(key));
         let theirs = theirs.filter(|pending| matches!(pending.stage, Stage::Ready { .. }));
         let records: Vec<_> = theirs.map(|pending| pending.record.clone()).collect();
@@ -179,7 +182,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.observe_now(&path)? == super::intake::Observed::Unclear {
             return Ok(Outcome::Stuck("waits until the local file can be read in one piece".to_owned()));
         }
-        let entry = self.index.entry(&path)?;
+        let entry = self.as_found(self.index.entry(&path)?);
         if entry.as_ref().map(|entry| entry.sequence) != before.map(|entry| entry.sequence) {
             return Ok(Outcome::Again);
         }
@@ -195,13 +198,25 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let ours = entry.clone().filter(|entry| !entry.stale);
         match reconcile(ours.as_ref().map(|entry| &entry.record), &record) {
-            Decision::Keep => Ok(Outcome::Done),
+            Decision::Keep => {
+                let version = ours.map(|entry| entry.record.version).unwrap_or_default();
+                self.agree_on(&path, &version)?;
+                Ok(Outcome::Done)
+            }
             Decision::Merge { theirs, version } => {
                 let entry = entry.expect("merging is with something");
                 self.merge(entry, record, theirs, version)?;
                 Ok(Outcome::Done)
             }
-            Decision::Take => self.replace(entry, record, last),
+            Decision::Take | Decision::Conflict { .. } if self.sends_only() => {
+                let sequence = self.pending.get(key).map_or(0, |pending| pending.sequence);
+                self.differ(key.1, sequence, &record);
+                Ok(Outcome::Done)
+            }
+            Decision::Take => {
+                let entry = self.keep_found(entry, &record)?;
+                self.replace(entry, record, last)
+            }
             Decision::Conflict { theirs_wins, version, copy } => {
                 let ours = entry.expect("a conflict is with something");
                 self.resolve(ours, record, theirs_wins, version, copy, last)
@@ -311,6 +326,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Err(DiskError::NotEmpty) if !record.kind.is_live() && self.holds_only_ignored(&path)? => {
                 self.took(record, None)
             }
+            Err(DiskError::NotEmpty) if self.receives_only() => self.empty_out(&path),
             Err(DiskError::NotEmpty) => self.reassert(entry, record),
             Err(DiskError::NoParent) if !last => Ok(Outcome::Defer),
             Err(DiskError::NoParent) => {
@@ -376,6 +392,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.revived.insert(dir);
         }
         Ok(())
+    }
+
+    /// What a receiver's directory holds that nobody else has is set aside, so that the directory can go.
+    fn empty_out(&mut self, path: &RelPath) -> Result<Outcome, StoreError> {
+        self.undo_below(path, None)?;
+        match self.stat(path)? {
+            Some(stat) if stat.kind == FileKind::Dir => {
+                Ok(Outcome::Stuck("something in the directory cannot be set aside".to_owned()))
+            }
+            _ => Ok(Outcome::Again),
+        }
     }
 
     /// A directory stays because it holds what the peer's version did not know of.

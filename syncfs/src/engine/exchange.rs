@@ -144,6 +144,11 @@ impl Session {
         grows
     }
 
+    /// Acknowledges nothing from this sequence on.
+    pub(super) fn withhold(&mut self, sequence: u64) {
+        self.inn.refused = Some(self.inn.refused.map_or(sequence, |refused| refused.min(sequence)));
+    }
+
     pub(super) fn fail(&mut self, violation: Violation) {
         self.ended.get_or_insert(violation);
     }
@@ -250,12 +255,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Asks for the peer's records after what is durable here, and forgets what it said of an older index.
     fn ask(&mut self, id: SessionId, index: IndexId) -> Result<(), StoreError> {
         self.forget_offers(id);
+        let sends_only = self.sends_only();
         let open = |session: &&mut Session| session.ended.is_none() && self.meta.folder.is_some();
         let Some(session) = self.sessions.get_mut(&id).filter(open) else { return Ok(()) };
         let peer = session.peer.expect("asking comes after Hello");
         let state = self.index.peer(&peer)?;
         let since = if state.theirs == Some(index) { state.have } else { 0 };
-        let (round, full) = (session.inn.round + 1, session.inn.full);
+        let (round, full) = (session.inn.round + 1, session.inn.full || sends_only);
         session.inn = Incoming {
             round,
             index: Some(index),
@@ -276,6 +282,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         session.inn.full = true;
         session.inn.index.map_or(Ok(()), |index| self.ask(id, index))
+    }
+
+    /// Asks every peer again for what is not durable here.
+    pub(super) fn ask_all(&mut self) -> Result<(), StoreError> {
+        let ids: Vec<_> =
+            self.sessions.iter().filter_map(|(id, session)| Some((*id, session.inn.index?))).collect();
+        ids.into_iter().try_for_each(|(id, index)| self.ask(id, index))
     }
 
     /// After this replica's index began a new life, or it learned of a fence: tells every peer, and asks again.
@@ -376,8 +389,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn refuse(&mut self, id: SessionId, sequence: u64, path: &RelPath) {
         let epoch = self.meta.fences.epoch();
         if let Some(session) = self.sessions.get_mut(&id) {
-            let earliest = session.inn.refused.map_or(sequence, |refused| refused.min(sequence));
-            session.inn.refused = Some(earliest);
+            session.withhold(sequence);
             if session.control.len() < RECORDS_MAX * BATCHES_MAX {
                 session.control.push_back(Message::Refused { path: path.clone(), epoch });
             }

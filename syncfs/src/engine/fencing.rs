@@ -20,6 +20,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if epoch == 0 {
             return Err(FenceError::Zero);
         }
+        if self.receives_only() {
+            return Err(FenceError::ReceiveOnly);
+        }
         self.check_hold(epoch)?;
         self.scan()?;
         if self.meta.fences.epoch() < epoch {
@@ -119,6 +122,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.commit()?;
         let afresh = self.retire()?;
         self.restate(afresh)?;
+        self.forget_differing()?;
         Ok(Ok(()))
     }
 
@@ -179,7 +183,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let print = |stat: &crate::disk::Stat| (stat.dev, stat.ino, stat.size, stat.mtime_ns);
         for entry in self.stale_entries()?.into_iter().rev() {
             let path = &entry.record.path;
-            let removed = match (self.stat(path)?, entry.seen) {
+            let stands = match self.stat(path)? {
+                Some(stat)
+                    if self.receives_only()
+                        && !self.is_ignored(&entry.record, None)
+                        && stat.kind != crate::disk::FileKind::Dir =>
+                {
+                    self.set_aside(path)?
+                }
+                stands => stands,
+            };
+            let removed = match (stands, entry.seen) {
                 _ if self.is_ignored(&entry.record, None) => Ok(()),
                 (Some(stat), _) if stat.kind == crate::disk::FileKind::Dir => self.disk.remove(path, &stat),
                 // Another name of the inode may have come or gone since: that is no change of what was set aside.

@@ -254,7 +254,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.problem(Some(path), unfit);
             return Ok(Observed::Unclear);
         }
-        self.put(record, Some(stat))?;
+        self.put_own(record, Some(stat))?;
         self.event(Event::Changed(path.clone()));
         Ok(Observed::Changed)
     }

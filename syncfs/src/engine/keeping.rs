@@ -6,7 +6,6 @@ use crate::error::{RestoreError, StoreError};
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::reconcile::{Decision, reconcile};
-use crate::status::Role;
 
 use super::intake::Observed;
 use super::{Engine, OWN, SessionId};
@@ -15,7 +14,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Keeps the files that these versions replace. A history that fails (a full disk) does not stop the folder: what is
     /// replaced was seen by whoever wrote its successor.
     pub(super) fn keep_replaced(&mut self, ready: &[(RelPath, SessionId)]) -> Result<(), StoreError> {
-        if !self.disk.keeps_history() {
+        if !self.disk.keeps_history() || self.sends_only() {
             return Ok(());
         }
         let mut replaced = Vec::new();
@@ -72,7 +71,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// # Errors
     /// [`RestoreError::Follower`] where the write would be undone; [`RestoreError::Busy`] if what stands there cannot be read.
     pub fn make_room(&mut self, path: &RelPath) -> Result<(), RestoreError> {
-        if self.meta.role == Role::Follower && self.meta.fences.epoch() > 0 {
+        if self.is_undoing() {
             return Err(RestoreError::Follower);
         }
         if self.observe_now(path)? == Observed::Unclear {

@@ -12,6 +12,7 @@
 //! Any `Err` of type [`StoreError`] is final: drop the engine, and open the folder again.
 
 mod apply;
+mod directing;
 mod exchange;
 mod fencing;
 mod guarding;
@@ -36,7 +37,7 @@ use crate::index::{Entry, Index, IndexError, Meta};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
 use crate::record::Record;
-use crate::status::{Event, PeerStatus, Problem, Role, Status, Summary};
+use crate::status::{Event, PeerStatus, Problem, Status, Summary};
 use crate::token::Token;
 use crate::wire::Message;
 
@@ -44,6 +45,7 @@ use exchange::Session;
 use moves::Made;
 use pending::Table;
 
+pub use directing::DIFFERING_MAX;
 pub use exchange::{
     ASKED_MAX, BATCH_BYTES, BATCHES_MAX, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX,
 };
@@ -121,6 +123,7 @@ pub struct Engine<D, I> {
     events: Vec<Event>,
     rules: ignoring::Rules,
     guard: guarding::Guard,
+    course: directing::Course,
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -153,6 +156,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             events: Vec::new(),
             rules: ignoring::Rules::default(),
             guard: guarding::Guard::default(),
+            course: directing::Course::default(),
         };
         engine.stale = engine.stale_entries()?.len() as u64;
         Ok(engine)
@@ -269,6 +273,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             conflicts: self.index.conflicts()?.len() as u64,
             refused: self.refused,
             held_deletions: self.held_deletions(),
+            direction: self.direction(),
+            differing: self.differing(),
         })
     }
 
@@ -371,7 +377,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// A new version of this replica's own, that has seen `before`.
     fn own_version(&mut self, before: Option<&Record>, path: &RelPath, kind: crate::record::Kind) -> Record {
-        if self.meta.folder.is_none() {
+        if self.meta.folder.is_none() && !self.receives_only() {
             self.meta.folder = Some(folder_of(&self.meta.device));
             self.founded = true;
         }
@@ -386,6 +392,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.pending.remove(&(record.path.clone(), OWN));
         self.reconsider(&record.path);
         self.tell_of_conflict(&record)?;
+        self.agree_on(&record.path, &record.version)?;
         let sequence = self.next_sequence();
         self.put_entry(&Entry { record, sequence, seen, stale: false })
     }
@@ -437,10 +444,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.uncommitted = false;
         }
         Ok(())
-    }
-
-    fn is_undoing(&self) -> bool {
-        self.meta.role == Role::Follower && self.meta.fences.epoch() > 0
     }
 
     fn event(&mut self, event: Event) {

@@ -223,6 +223,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Record("sequences do not grow"));
             return Ok(());
         }
+        if self.sends_only() {
+            return self.ask_full(id);
+        }
         let steps = self.steps(&moved.from, &moved.to)?;
         let steps = steps.filter(|steps| {
             steps.len() == moved.count as usize && digest(&moved.from, steps) == moved.digest

@@ -233,8 +233,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if key.1 == OWN {
             return Ok(true);
         }
-        let entry = self.index.entry(&key.0)?.filter(|entry| !entry.stale);
-        if self.is_ignored(record, entry.as_ref()) {
+        let entry = self.as_found(self.index.entry(&key.0)?).filter(|entry| !entry.stale);
+        if self.sends_only() || self.is_ignored(record, entry.as_ref()) {
             return Ok(false);
         }
         let same = entry.as_ref().is_some_and(|entry| {

@@ -15,8 +15,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// back. (It was this replica's own, and its replication had not begun.) That edit becomes a version.
     pub(super) fn must_undo(&mut self, entry: Option<&Entry>) -> Result<bool, StoreError> {
         match entry {
-            Some(entry) if entry.stale => Ok(true),
-            Some(entry) if self.is_undoing() && entry.record.kind.is_live() => self.is_recoverable(entry),
+            None if self.awaits_peers() => Ok(false),
+            Some(entry) if entry.stale => Ok(!self.awaits_peers()),
+            Some(entry) if self.is_undoing() && entry.record.kind.is_live() => {
+                Ok(self.receives_only() || self.is_recoverable(entry)?)
+            }
             _ => Ok(self.is_undoing()),
         }
     }
@@ -44,6 +47,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let Some(stat) = self.set_aside(path)? else { return Ok(()) };
         match entry {
+            // It is not what waited there any more.
+            Some(entry) if entry.stale && self.receives_only() => {
+                self.forget(&entry.record.path)?;
+                match self.disk.remove(path, &stat) {
+                    Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                    _ => Ok(()),
+                }
+            }
             Some(mut entry) if entry.stale => {
                 entry.seen = Some(stat);
                 self.put_entry(&entry)
@@ -62,7 +73,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    fn undo_below(&mut self, dir: &RelPath, entry: Option<Entry>) -> Result<(), StoreError> {
+    pub(super) fn undo_below(&mut self, dir: &RelPath, entry: Option<Entry>) -> Result<(), StoreError> {
         let (mut present, mut unread) = (Vec::new(), Vec::new());
         self.walk(Some(dir), &mut present, &mut unread)?;
         present.sort_unstable_by(|a, b| b.0.cmp(&a.0));

@@ -14,6 +14,8 @@ use crate::token::Token;
 const FLUSH_ATTEMPTS: u32 = 40;
 /// Pause between two of those looks.
 const FLUSH_PAUSE: Duration = Duration::from_millis(25);
+/// How many paths one answer about differences lists.
+const DIFFERING_LISTED_MAX: usize = 10_000;
 
 impl Worker {
     pub(super) async fn handle(&mut self, command: Command) -> Result<(), StoreError> {
@@ -21,6 +23,10 @@ impl Worker {
         match command {
             Command::Scan(reply) => answer(reply, self.engine.scan())?,
             Command::ConfirmDeletions(reply) => answer(reply, self.engine.confirm_deletions())?,
+            Command::Override(reply) => answer(reply, self.engine.override_peers())?,
+            Command::Differing(reply) => {
+                drop(reply.send(Ok(self.engine.differing_paths(DIFFERING_LISTED_MAX))))
+            }
             Command::Flush(reply) => match self.flush().await {
                 Err(FlushError::Store(error)) => answer(reply, Err(error))?,
                 result => drop(reply.send(result)),
