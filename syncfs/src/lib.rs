@@ -99,7 +99,7 @@
 //!
 //! # Features
 //!
-//! * `driver` (default): [`Folder`], and with it tokio, SQLite, notify. Without it, the pure half builds alone.
+//! * `driver` (default): [`Folder`], and with it tokio and SQLite. Without it, the pure half builds alone.
 //! * `syncthing`: reads Syncthing's `config.xml`, for moving in.
 //! * `tls`: `Identity`, a key pair whose public half is the device ID, and streams that prove it, over TLS 1.3.
 

@@ -18,6 +18,7 @@ use super::history::Kept;
 use super::reading::as_seen;
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
+use super::watch::Watch;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
@@ -47,6 +48,7 @@ pub(super) struct RealDisk {
     pub(super) read: BTreeMap<RelPath, Unsynced>,
     /// `None` if nothing is kept.
     pub(super) history: Option<Kept>,
+    pub(super) watch: Watch,
 }
 
 /// A content that was published from here and may not be on the platter yet.
@@ -85,6 +87,7 @@ impl RealDisk {
             touched_aside: BTreeSet::new(),
             read: BTreeMap::new(),
             history: None,
+            watch: Watch::new(),
         })
     }
 
@@ -151,6 +154,10 @@ impl Disk for RealDisk {
     fn list(&mut self, dir: Option<&RelPath>) -> Result<Listing, DiskError> {
         let fd = self.tree.dir(dir)?;
         let mut listing = Listing::default();
+        self.watch.add(dir, &fd);
+        if let Some(why) = self.watch.missing() {
+            listing.problems.push(Problem { path: None, what: why.to_owned() });
+        }
         let mut side_like = false;
         for entry in Dir::read_from(&fd).map_err(|error| failed("list a directory", error))? {
             let entry = entry.map_err(|error| failed("list a directory", error))?;
@@ -263,7 +270,10 @@ impl Disk for RealDisk {
         self.detach_sides(to)?;
         (self.stage, self.last) = (None, None);
         let place = self.tree.place(to)?;
-        match renameat(&self.staging, stage_name(stage), &place.dir, place.name) {
+        let name = stage_name(stage);
+        let inode = |stat: Stat| (stat.dev, stat.ino);
+        let staged = stat_in(&self.staging, name.as_bytes())?.map(inode);
+        match renameat(&self.staging, name, &place.dir, place.name) {
             Ok(()) => {}
             Err(Errno::ISDIR | Errno::NOTEMPTY) => return Err(DiskError::NotEmpty),
             Err(error) => return Err(failed("rename into place", error)),
@@ -271,7 +281,11 @@ impl Disk for RealDisk {
         self.touch(to);
         // What a cut held is the old content now.
         self.cuts.forget(to);
-        stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)
+        // Somebody may have replaced it since: that is not what was published.
+        let stat = stat_in(&place.dir, place.name)?.filter(|stat| Some(inode(*stat)) == staged);
+        let stat = stat.ok_or(DiskError::Changed)?;
+        self.watch.did(to, Some(stat));
+        Ok(stat)
     }
 
     fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError> {
@@ -286,23 +300,33 @@ impl Disk for RealDisk {
         }
         self.touch(from);
         self.touch(to);
+        self.watch.did(from, None);
+        self.watch.did(to, stat_in(&new.dir, new.name)?);
         Ok(())
     }
 
     fn make_dir(&mut self, path: &RelPath, attributes: &Attributes) -> Result<Stat, DiskError> {
         let place = self.tree.place(path)?;
-        match mkdirat(&place.dir, place.name, Mode::from_raw_mode(0o700)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let new = match mkdirat(&place.dir, place.name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(failed("create a directory", error)),
-        }
+        };
         let dir = match self.tree.dir(Some(path)) {
             Err(DiskError::NoParent) => return Err(DiskError::Changed),
             other => other?,
         };
+        self.watch.add(Some(path), &dir);
+        let is_empty = || Dir::read_from(&dir).is_ok_and(|dir| dir.take(3).count() == 2);
+        let ours = new && is_empty();
         attributes::apply(&dir, attributes)?;
         self.touch(path);
         self.touched.insert(Some(path.clone()));
-        stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)
+        let stat = stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)?;
+        if ours {
+            self.watch.did(path, Some(stat));
+        }
+        Ok(stat)
     }
 
     fn adjust(
@@ -356,6 +380,7 @@ impl Disk for RealDisk {
             }
         }
         self.touch(path);
+        self.watch.did(path, None);
         Ok(())
     }
 

@@ -386,7 +386,7 @@ fn begin(
     if config.history != History::Off {
         disk.history = Some(Kept::open(config, &state.dir).map_err(|error| unusable(error.into()))?);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime =
         runtime.map_err(|source| OpenError::Io { path: path.clone(), what: "start a thread", source })?;
     let (status_sender, status) = watch::channel(blank(&meta));

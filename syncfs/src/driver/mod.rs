@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod attributes;
+mod changes;
 mod cuts;
 mod database;
 mod disk;

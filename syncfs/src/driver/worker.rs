@@ -3,18 +3,20 @@
 
 mod requests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::disk::RealDisk;
 use super::history::Kept;
 use super::sqlite_index::SqliteIndex;
 use super::state::State;
-use super::watch::Watch;
 use crate::config::Config;
 use crate::device::{DeviceId, IndexId};
 use crate::digest::Digest;
@@ -84,8 +86,8 @@ pub(super) struct Worker {
     engine: Engine<RealDisk, SqliteIndex>,
     outlet: Outlet,
     streams: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
-    watch: Option<Watch>,
-    wake: Arc<Notify>,
+    /// Readable when something was notified of.
+    notices: Option<AsyncFd<Arc<OwnedFd>>>,
     started: Instant,
     rescan: Duration,
     debounce: Duration,
@@ -112,21 +114,15 @@ impl Worker {
         index: SqliteIndex,
         outlet: Outlet,
     ) -> Result<Self, StoreError> {
-        let wake = Arc::new(Notify::new());
-        // The watch begins before the first scan, so that nothing falls between them.
-        let watch = match Watch::new(&state.root, Arc::clone(&wake)) {
-            Ok(watch) => Some(watch),
-            Err(error) => {
-                tracing::warn!(folder = config.name, %error, "changes are not reported, only rescans find them");
-                None
-            }
-        };
-        let rescan = if watch.is_some() { config.rescan } else { config.rescan.min(UNWATCHED_RESCAN) };
+        let fd = disk.watch.fd();
         let mut engine = Engine::new(disk, index)?;
         engine.ignore(&config.ignore);
         engine.guard_deletions(config.mass_deletion);
         engine.direct(config.direction);
+        // Every directory is watched before it is read, so that nothing falls between the scan and what comes after.
         engine.scan()?;
+        #[allow(deprecated, reason = "the new constructor is unsafe; what it asks for, an `OwnedFd` keeps")]
+        let notices = fd.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE).ok());
         let now = Instant::now();
         let told = (engine.meta().knowledge.clone(), engine.meta().index);
         outlet.status.send_replace(engine.status()?);
@@ -134,12 +130,11 @@ impl Worker {
             engine,
             outlet,
             streams: BTreeMap::new(),
-            watch,
-            wake,
+            notices,
             started: now,
-            rescan,
+            rescan: config.rescan,
             debounce: config.debounce,
-            next_scan: now + rescan,
+            next_scan: now,
             changed_at: None,
             retry_at: Some(now + RETRY.0),
             retry_pause: RETRY.0,
@@ -165,7 +160,7 @@ impl Worker {
     }
 
     async fn run_until_stopped(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), StoreError> {
-        let wake = Arc::clone(&self.wake);
+        self.next_scan = Instant::now() + self.rescan();
         let mut settled = Instant::now();
         loop {
             let mut more = self.engine.work()?;
@@ -183,6 +178,8 @@ impl Worker {
             if !more || settled.elapsed() >= SETTLE_AFTER {
                 self.engine.settle()?;
                 settled = Instant::now();
+                // Under load nobody waits for notifications, which must not pile up either.
+                self.changed_at.get_or_insert(settled);
                 more |= self.engine.is_busy();
             }
             self.hand_out()?;
@@ -195,7 +192,9 @@ impl Worker {
                     None | Some(Command::Stop) => return self.stop(),
                     Some(command) => self.handle(command).await?,
                 },
-                () = wake.notified() => self.changed_at = self.changed_at.or(Some(Instant::now())),
+                () = notified(self.notices.as_ref()), if self.changed_at.is_none() => {
+                    self.changed_at = Some(Instant::now());
+                }
                 () = tokio::time::sleep_until(self.deadline()) => {
                     let now_ms = self.now_ms();
                     self.engine.handle(now_ms, Input::Tick)?;
@@ -223,18 +222,31 @@ impl Worker {
             .fold(self.next_scan, Instant::min)
     }
 
+    /// The paths that were notified of.
+    fn noticed(&mut self) -> Result<BTreeSet<RelPath>, StoreError> {
+        self.changed_at = None;
+        let changes = self.engine.disk_mut().changes();
+        if changes.everything {
+            self.next_scan = Instant::now();
+        } else if !changes.attributes.is_empty() {
+            let (now_ms, dirs) = (self.now_ms(), changes.attributes.into_iter().collect());
+            self.engine.handle(now_ms, Input::Adjusted(dirs))?;
+        }
+        Ok(changes.paths)
+    }
+
+    /// How long until everything is looked at again.
+    fn rescan(&mut self) -> Duration {
+        let watched = self.notices.is_some() && self.engine.disk_mut().watch.missing().is_none();
+        if watched { self.rescan } else { self.rescan.min(UNWATCHED_RESCAN) }
+    }
+
     /// Takes up what was reported, what did not hold still, and from time to time everything.
     fn look_at_disk(&mut self) -> Result<(), StoreError> {
         let now = Instant::now();
         let mut paths = Vec::new();
         if self.changed_at.is_some_and(|at| at + self.debounce <= now) {
-            self.changed_at = None;
-            if let Some(changes) = self.watch.as_ref().map(Watch::take) {
-                paths.extend(changes.paths);
-                if changes.everything {
-                    self.next_scan = now;
-                }
-            }
+            paths.extend(self.noticed()?);
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
@@ -244,8 +256,8 @@ impl Worker {
             paths.extend(unsettled);
         }
         if self.next_scan <= now {
-            self.next_scan = now + self.rescan;
             self.engine.scan()?;
+            self.next_scan = now + self.rescan();
         } else if !paths.is_empty() {
             let now_ms = self.now_ms();
             self.engine.handle(now_ms, Input::Touched(paths))?;
@@ -336,5 +348,16 @@ impl Worker {
         (self.status_stale, self.status_at) = (false, Instant::now());
         self.outlet.status.send_replace(self.engine.status()?);
         Ok(())
+    }
+}
+
+/// Returns when something was notified of.
+async fn notified(notices: Option<&AsyncFd<Arc<OwnedFd>>>) {
+    match notices {
+        Some(notices) => match notices.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

@@ -81,6 +81,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
+    /// The same for directories of which only the attributes may have changed.
+    pub(super) fn adjusted(&mut self, dirs: &[RelPath]) -> Result<(), StoreError> {
+        self.disk.check_root()?;
+        dirs.iter().try_for_each(|dir| self.observe_now(dir).map(drop))
+    }
+
     /// The same for one path and what is below it; collects what was found and what was not.
     fn scan_path(
         &mut self,

@@ -91,6 +91,8 @@ pub enum Input {
     },
     /// Something at or below these paths may have changed.
     Touched(Vec<RelPath>),
+    /// Attributes of these directories may have changed, and nothing below them.
+    Adjusted(Vec<RelPath>),
     /// Time passed.
     Tick,
 }
@@ -176,6 +178,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Input::Received { session, message } => self.received(session, message)?,
             Input::Closed { session } => self.close(session),
             Input::Touched(paths) => self.touched(paths)?,
+            Input::Adjusted(dirs) => self.adjusted(&dirs)?,
             Input::Tick => {
                 self.end_silent_sessions();
                 self.try_again();

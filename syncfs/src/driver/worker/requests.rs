@@ -118,6 +118,12 @@ impl Worker {
 
     /// Everything that stands in the directory now, committed; or what could not be taken up.
     async fn flush(&mut self) -> Result<Token, FlushError> {
+        // A walk finds what changed; that something was renamed, only notifications tell.
+        let paths = self.noticed()?;
+        if !paths.is_empty() {
+            let now_ms = self.now_ms();
+            self.engine.handle(now_ms, Input::Touched(paths.into_iter().collect()))?;
+        }
         self.engine.scan()?;
         for attempt in 0.. {
             let unsettled = self.engine.unsettled();

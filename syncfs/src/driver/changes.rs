@@ -1,0 +1,52 @@
+//! Which of the paths that were notified of have to be looked at: all but those where this replica itself left exactly
+//! what stands there.
+
+use std::collections::BTreeSet;
+
+use rustix::fs::inotify::ReadFlags;
+
+use super::database::side_stem;
+use super::disk::RealDisk;
+use super::watch::is_own;
+use crate::path::RelPath;
+
+/// More paths than this at once are answered with a walk of everything.
+const PATHS_MAX: usize = 4096;
+
+/// What changed since it was last asked.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Look here, and at what is below.
+    pub(super) paths: BTreeSet<RelPath>,
+    /// Directories of which only the attributes changed.
+    pub(super) attributes: BTreeSet<RelPath>,
+    /// Notifications were lost, or are too many.
+    pub(super) everything: bool,
+}
+
+impl RealDisk {
+    pub(super) fn changes(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        let Some((noticed, own)) = self.watch.take() else {
+            changes.everything = true;
+            return changes;
+        };
+        for (path, what) in noticed {
+            let only_attributes = what.contains(ReadFlags::ISDIR | ReadFlags::ATTRIB);
+            let other = if only_attributes { what - ReadFlags::ATTRIB } else { what };
+            let mut own = own.get(&path);
+            let ours = own.take_if(|left| {
+                let stands = self.tree.stat(&path).ok().flatten();
+                is_own(other, left.as_ref(), stands.as_ref())
+            });
+            if only_attributes && (ours.is_some() || other == ReadFlags::ISDIR) {
+                changes.attributes.insert(path);
+            } else if ours.is_none() {
+                changes.paths.extend(side_stem(&path));
+                changes.paths.insert(path);
+            }
+        }
+        changes.everything = changes.paths.len() > PATHS_MAX;
+        changes
+    }
+}
