@@ -23,7 +23,6 @@ mod mesh_world;
 mod mount_world;
 pub mod swarm;
 pub mod sync;
-mod sync_disk;
 pub mod sync_entry;
 mod sync_world;
 

@@ -1,6 +1,8 @@
 //! [`Disk`]: what the engine asks of a folder's directory, one step at a time. The driver does the steps on a real
 //! filesystem; the simulation does them on one that loses, at a crash, all that was not made durable.
 
+mod memory;
+
 use thiserror::Error;
 
 use crate::device::DeviceId;
@@ -8,6 +10,8 @@ use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
 use crate::record::{Attributes, Chunk, Content, Owner, Xattrs};
 use crate::status::Problem;
+
+pub use memory::{Abilities, Fault, MemoryDisk, Node, Torn};
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

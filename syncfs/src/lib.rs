@@ -42,7 +42,7 @@
 //! | [`history`] | which replaced versions are worth keeping |
 //! | [`ignore`] | which paths are left alone: gitignore rules |
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
-//! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index in memory |
+//! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index and a disk in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`greeting`] | which folder a stream is about, before its first message |
 //! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `pacing` (how often a database is cut), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `directing` (folders of one direction) |

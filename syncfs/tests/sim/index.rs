@@ -5,10 +5,10 @@ use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerS
 use syncfs::record::Record;
 use syncfs::{Conflict, ContentHash, RelPath};
 
-use crate::disk::Shared;
+use syncfs::disk::MemoryDisk;
 
 /// A memory index whose commit is a step, too.
-pub(crate) struct SimIndex(pub MemoryIndex, pub Shared);
+pub(crate) struct SimIndex(pub MemoryIndex, pub MemoryDisk);
 
 impl Index for SimIndex {
     fn meta(&self) -> Result<Meta, IndexError> {
@@ -63,7 +63,7 @@ impl Index for SimIndex {
         self.0.totals()
     }
     fn commit(&mut self) -> Result<(), IndexError> {
-        self.1.borrow_mut().step().map_err(|error| IndexError(error.to_string()))?;
+        self.1.step().map_err(|error| IndexError(error.to_string()))?;
         self.0.commit()
     }
 }

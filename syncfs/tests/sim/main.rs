@@ -8,13 +8,11 @@
 )]
 
 mod check;
-mod disk;
 mod index;
 mod rng;
 mod world;
 
-use std::rc::Rc;
-
+use syncfs::disk::{Fault, FileKind};
 use syncfs::{ContentHash, RelPath};
 use world::World;
 
@@ -89,7 +87,7 @@ fn two_and_four_replicas_survive_the_same() {
 fn renames_told_in_short_lose_nothing() {
     run_seeds(Scenario { name: "moves in peace", moves: true, ..PEACE }, 40);
     run_seeds(Scenario { name: "moves", moves: true, ..FAULTS }, 60);
-    run_seeds(Scenario { name: "moves and leases", moves: true, ..LEASES }, 60);
+    run_seeds(Scenario { name: "moves and leases", moves: true, ..LEASES }, 50);
 }
 
 #[test]
@@ -106,9 +104,9 @@ fn what_a_crash_left_standing_is_not_taken_for_an_edit() {
     for step in 0..60 {
         let mut world = World::new(step, 2);
         let write = |world: &mut World, text: &[u8]| {
-            let store = Rc::clone(&world.replicas[0].store);
-            store.borrow_mut().user_mkdir(&RelPath::new("d").unwrap());
-            assert!(store.borrow_mut().user_write(&path, text, false));
+            let disk = &world.replicas[0].disk;
+            disk.user_make(&RelPath::new("d").unwrap(), FileKind::Dir, b"");
+            assert!(disk.user_write(&path, text, false));
             world.written.insert(text.to_vec());
             world.scan(0);
         };
@@ -118,8 +116,7 @@ fn what_a_crash_left_standing_is_not_taken_for_an_edit() {
         }
         write(&mut world, b"second");
         world.superseded.insert(b"first".to_vec());
-        let fails_at = world.replicas[1].store.borrow().steps + step / 2 + 1;
-        world.replicas[1].store.borrow_mut().fails_at = Some(fails_at);
+        world.replicas[1].disk.fail(step / 2 + 1, Fault::Power);
         world.connect();
         while world.crashes == 0 && world.now_ms < 300 {
             world.now_ms += 1;
@@ -127,8 +124,7 @@ fn what_a_crash_left_standing_is_not_taken_for_an_edit() {
             world.drive(1);
         }
         crashes += world.crashes;
-        let store = Rc::clone(&world.replicas[0].store);
-        store.borrow_mut().user_remove(&RelPath::new("d").unwrap());
+        world.replicas[0].disk.user_remove(&RelPath::new("d").unwrap());
         world.superseded.insert(b"second".to_vec());
         world.scan(0);
         world.calm();

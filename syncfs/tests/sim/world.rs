@@ -1,9 +1,9 @@
 //! A few replicas, their users, the streams between them, and everything that goes wrong.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
 
 use syncfs::device::{DeviceId, FolderId, IndexId};
+use syncfs::disk::{Abilities, Fault, FileKind, MemoryDisk};
 use syncfs::engine::{Engine, Input, SessionId};
 
 use syncfs::fence::Fences;
@@ -12,15 +12,14 @@ use syncfs::record::VersionVector;
 use syncfs::wire::{Message, decode, encode};
 use syncfs::{ContentHash, RelPath, Role, StoreError, Token};
 
-use crate::disk::{Shared, SimDisk, Space, Store};
 use crate::index::SimIndex;
 use crate::rng::Rng;
 
-pub(crate) type SimEngine = Engine<SimDisk, SimIndex>;
+pub(crate) type SimEngine = Engine<MemoryDisk, SimIndex>;
 
 pub(crate) struct Replica {
     pub(crate) engine: Option<SimEngine>,
-    pub(crate) store: Shared,
+    pub(crate) disk: MemoryDisk,
     /// The index file while the power is off.
     index: Option<SimIndex>,
     pub(crate) device: DeviceId,
@@ -78,13 +77,13 @@ impl World {
                 role: Role::Shared,
                 asides: 0,
             };
-            let store: Shared = Shared::default();
             // Root, or not; extended attributes, or not: all four together.
-            store.borrow_mut().is_root = number % 2 == 0;
-            store.borrow_mut().has_xattrs = number % 4 < 2;
-            let index = SimIndex(MemoryIndex::new(meta), Rc::clone(&store));
-            let engine = Some(Engine::new(SimDisk(Rc::clone(&store)), index).unwrap());
-            Replica { engine, store, index: None, device }
+            let able =
+                Abilities { is_root: number % 2 == 0, has_xattrs: number % 4 < 2, ..Abilities::default() };
+            let disk = MemoryDisk::new(able);
+            let index = SimIndex(MemoryIndex::new(meta), disk.clone());
+            let engine = Some(Engine::new(disk.clone(), index).unwrap());
+            Replica { engine, disk, index: None, device }
         });
         Self {
             rng: Rng::new(seed),
@@ -135,10 +134,7 @@ impl World {
             85..88 if faults => self.cut_a_link(),
             88..90 if faults => {
                 let replica = self.any();
-                let store = &self.replicas[replica].store;
-                let after = 1 + self.rng.below(12);
-                let mut store = store.borrow_mut();
-                store.fails_at = Some(store.steps + after);
+                self.replicas[replica].disk.fail(1 + self.rng.below(12), Fault::Power);
             }
             90..92 if leases => {
                 let replica = self.any();
@@ -162,7 +158,7 @@ impl World {
         match act(engine) {
             Ok(value) => Some(value),
             Err(error) => {
-                assert!(self.replicas[replica].store.borrow().dead, "replica {replica}: {error}");
+                assert!(self.replicas[replica].disk.is_dead(), "replica {replica}: {error}");
                 self.restart(replica);
                 None
             }
@@ -177,14 +173,19 @@ impl World {
         }
         let slot = &mut self.replicas[replica];
         let (_, mut index) = slot.engine.take().map(Engine::into_parts).unwrap();
-        let before = present(&slot.store.borrow());
-        slot.store.borrow_mut().crash(&mut self.rng);
+        let before = present(&slot.disk);
+        for torn in slot.disk.crash(&mut |bound| self.rng.below(bound)) {
+            assert!(!torn.published, "{} became visible before its bytes were durable", torn.path);
+            // A user's, who must not expect anything else.
+            self.superseded.insert(torn.data.clone());
+            self.written.insert(torn.data);
+        }
         index.0.crash();
-        let after = present(&slot.store.borrow());
+        let after = present(&slot.disk);
         let lost = before.difference(&after).filter(|text| !self.observed.contains(*text)).cloned();
         self.excused.extend(lost);
         slot.index = Some(index);
-        let engine = Engine::new(SimDisk(Rc::clone(&slot.store)), slot.index.take().unwrap()).unwrap();
+        let engine = Engine::new(slot.disk.clone(), slot.index.take().unwrap()).unwrap();
         slot.engine = Some(engine);
         self.scan(replica);
     }
@@ -212,9 +213,8 @@ impl World {
         let path = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
         let act = self.rng.below(100);
         let other = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
-        let store = Rc::clone(&self.replicas[replica].store);
-        let mut store = store.borrow_mut();
-        let before = store.contents(Space::Tree);
+        let disk = self.replicas[replica].disk.clone();
+        let before = disk.files();
         let mut renamed = Vec::new();
         match act {
             0..60 => {
@@ -222,30 +222,31 @@ impl World {
                 let mut text = format!("{replica}:{}:", self.next_text).into_bytes();
                 let bulk = if act < 4 { 150_000 } else { 0 };
                 text.resize(text.len() + bulk, self.next_text as u8);
-                if store.user_write(&path, &text, act.is_multiple_of(2)) {
+                if disk.user_write(&path, &text, act.is_multiple_of(2)) {
                     self.written.insert(text);
                 }
             }
-            60..75 => store.user_mkdir(&path),
-            75..84 => store.user_remove(&path),
+            60..75 => drop(disk.user_make(&path, FileKind::Dir, b"")),
+            75..84 => drop(disk.user_remove(&path)),
             84..88 => {
-                if store.user_rename(&path, &other) {
-                    self.moved.extend(before.get(path.as_bytes()).cloned());
+                if before.contains_key(&path) && disk.user_rename(&path, &other) {
+                    self.moved.extend(before.get(&path).cloned());
                     renamed = vec![path, other];
                 }
             }
             88..97 => {
-                let below =
-                    |name: &[u8]| RelPath::new(name).is_ok_and(|name| name == path || name.is_below(&path));
-                if store.user_rename_tree(&path, &other) {
+                let below = |name: &RelPath| *name == path || name.is_below(&path);
+                if !before.contains_key(&other) && disk.user_rename(&path, &other) {
                     self.moved
                         .extend(before.iter().filter(|(name, _)| below(name)).map(|(_, text)| text.clone()));
                     renamed = vec![path, other];
                 }
             }
-            _ => store.user_chmod(&path, if act == 97 { 0o755 } else { 0o700 }),
+            _ => {
+                disk.user_attributes(&path, |given| given.mode = if act == 97 { 0o755 } else { 0o700 });
+            }
         }
-        let after = store.contents(Space::Tree);
+        let after = disk.files();
         let everywhere: BTreeSet<_> = after.values().collect();
         // A text that was moved may still stand at its old place elsewhere: there it is not what a user keeps.
         let gone = before.into_iter().filter(|(name, text)| {
@@ -253,7 +254,6 @@ impl World {
             !everywhere.contains(text) || !here && self.moved.contains(text)
         });
         self.superseded.extend(gone.map(|(_, text)| text));
-        drop(store);
         let now_ms = self.now_ms;
         if self.rng.chance(80) {
             // As the watcher reports it.
@@ -267,18 +267,16 @@ impl World {
         let replica = self.any();
         let [from, to] =
             [(); 2].map(|()| RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap());
-        let store = Rc::clone(&self.replicas[replica].store);
-        let before = store.borrow().contents(Space::Tree);
-        if !store.borrow_mut().user_rename_tree(&from, &to) {
+        let disk = self.replicas[replica].disk.clone();
+        let before = disk.files();
+        if before.contains_key(&to) || !disk.user_rename(&from, &to) {
             return;
         }
-        let below = |name: &[u8]| RelPath::new(name).is_ok_and(|name| name == from || name.is_below(&from));
+        let below = |name: &RelPath| *name == from || name.is_below(&from);
         self.moved.extend(before.into_iter().filter(|(name, _)| below(name)).map(|(_, text)| text));
         if faults && self.rng.chance(50) {
             let victim = self.any();
-            let after = 1 + self.rng.below(8);
-            let mut store = self.replicas[victim].store.borrow_mut();
-            store.fails_at = Some(store.steps + after);
+            self.replicas[victim].disk.fail(1 + self.rng.below(8), Fault::Power);
         }
         if self.rng.chance(20) {
             // Somebody uses the old place, or an old file at the other end, meanwhile.
@@ -298,8 +296,7 @@ impl World {
     }
 
     fn note_observed(&mut self, replica: usize) {
-        let texts: Vec<_> =
-            self.replicas[replica].store.borrow().contents(Space::Tree).into_values().collect();
+        let texts: Vec<_> = self.replicas[replica].disk.files().into_values().collect();
         let engine = self.replicas[replica].engine.as_ref().unwrap();
         for text in texts {
             if self.written.contains(&text)
@@ -417,7 +414,7 @@ impl World {
         self.scan(replica);
         let Some(engine) = self.replicas[replica].engine.as_ref() else { return };
         let Some(token) = engine.token() else { return };
-        let texts = self.replicas[replica].store.borrow().contents(Space::Tree).into_values().collect();
+        let texts = self.replicas[replica].disk.files().into_values().collect();
         self.barriers.push((replica, token, texts));
         if self.barriers.len() > 4 {
             self.barriers.remove(0);
@@ -432,12 +429,9 @@ impl World {
                 let Some(engine) = self.replicas[writer].engine.as_ref() else { continue };
                 if engine.lagging(&token, &[device]).is_ok_and(|lags| lags.is_empty()) {
                     self.barriers_held += 1;
-                    let durable = self.replicas[peer].store.borrow().durable_contents();
-                    let everywhere: BTreeSet<_> = self
-                        .replicas
-                        .iter()
-                        .flat_map(|replica| replica.store.borrow().durable_contents())
-                        .collect();
+                    let durable = self.replicas[peer].disk.durable();
+                    let everywhere: BTreeSet<_> =
+                        self.replicas.iter().flat_map(|replica| replica.disk.durable()).collect();
                     for text in texts.iter().filter(|text| self.written.contains(*text)) {
                         // A version that lost a conflict elsewhere reaches the peer as a copy, later.
                         let lost = self.is_conflict_copy(text) || self.moved.contains(text);
@@ -457,20 +451,18 @@ impl World {
     }
 
     fn is_conflict_copy(&self, text: &Vec<u8>) -> bool {
-        let is_copy = |name: &[u8]| name.windows(10).any(|part| part == b".conflict-");
-        let mut files = self.replicas.iter().flat_map(|replica| replica.store.borrow().contents(Space::Tree));
+        let is_copy = |name: &RelPath| name.as_bytes().windows(10).any(|part| part == b".conflict-");
+        let mut files = self.replicas.iter().flat_map(|replica| replica.disk.files());
         files.any(|(name, kept)| kept == *text && is_copy(&name))
     }
 
     fn is_aside(&self, text: &Vec<u8>) -> bool {
-        self.replicas
-            .iter()
-            .any(|replica| replica.store.borrow().contents(Space::Aside).values().any(|kept| kept == text))
+        self.replicas.iter().any(|replica| replica.disk.kept().contains(text))
     }
 
     /// No more faults: everybody connects to everybody and does all there is to do.
     pub(crate) fn calm(&mut self) {
-        self.replicas.iter().for_each(|replica| replica.store.borrow_mut().fails_at = None);
+        self.replicas.iter().for_each(|replica| replica.disk.heal());
         while !self.links.is_empty() {
             self.cut_a_link();
         }
@@ -533,19 +525,15 @@ impl World {
     }
 
     /// Files of every replica by path.
-    pub(crate) fn trees(&self) -> Vec<BTreeMap<Vec<u8>, Vec<u8>>> {
-        self.replicas.iter().map(|replica| replica.store.borrow().contents(Space::Tree)).collect()
+    pub(crate) fn trees(&self) -> Vec<BTreeMap<RelPath, Vec<u8>>> {
+        self.replicas.iter().map(|replica| replica.disk.files()).collect()
     }
 
     pub(crate) fn asides(&self) -> BTreeSet<Vec<u8>> {
-        self.replicas
-            .iter()
-            .flat_map(|replica| replica.store.borrow().contents(Space::Aside).into_values())
-            .collect()
+        self.replicas.iter().flat_map(|replica| replica.disk.kept()).collect()
     }
 }
 
-fn present(store: &Store) -> BTreeSet<Vec<u8>> {
-    let both = [Space::Tree, Space::Aside].map(|space| store.contents(space));
-    both.into_iter().flat_map(BTreeMap::into_values).collect()
+fn present(disk: &MemoryDisk) -> BTreeSet<Vec<u8>> {
+    disk.files().into_values().chain(disk.kept()).collect()
 }

@@ -1,0 +1,363 @@
+//! [`MemoryDisk`]: a folder in memory, for tests and simulations of an engine, beside
+//! [`MemoryIndex`](crate::index::MemoryIndex). It fails and loses power when it is told to, and then keeps only what the
+//! engine has made durable.
+
+mod filesystem;
+mod steps;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use crate::disk::{DiskError, FileKind};
+use crate::hash::ContentHash;
+use crate::path::RelPath;
+use crate::record::Attributes;
+
+use filesystem::{FileSystem, Ino};
+
+/// What the file system and the process on it can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Owners, set-uid bits and capabilities can be given.
+    pub is_root: bool,
+    /// The file system has extended attributes.
+    pub has_xattrs: bool,
+    /// What peers replace is kept.
+    pub keeps_history: bool,
+    /// Largest file, in bytes; a write beyond it finds the disk full.
+    pub file_bytes_max: usize,
+}
+
+impl Default for Abilities {
+    fn default() -> Self {
+        Self { is_root: true, has_xattrs: true, keeps_history: false, file_bytes_max: 64 << 20 }
+    }
+}
+
+/// What goes wrong at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The power is cut: this step and every later one fails, until [`MemoryDisk::crash`].
+    Power,
+    /// The step fails with an I/O error; a sync has failed for good then: see [`MemoryDisk::reopen`].
+    Io,
+    /// The disk is full: whatever writes fails.
+    Full,
+}
+
+/// An entry as a program sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it is.
+    pub kind: FileKind,
+    /// The bytes of a file, the target of a symlink; else nothing.
+    pub data: Vec<u8>,
+    /// Permissions, owner, extended attributes.
+    pub attributes: Attributes,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+/// A file whose content is another one after a power cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// Where it stands.
+    pub path: RelPath,
+    /// What it holds now.
+    pub data: Vec<u8>,
+    /// The engine put it there. That must never be: its bytes were not durable before it became visible.
+    pub published: bool,
+}
+
+/// Where an entry is: in the folder, or in a part of the state directory that knows no directories of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Space {
+    Tree,
+    Stage,
+    Aside,
+    History,
+}
+
+impl Space {
+    const ALL: [Self; 4] = [Self::Tree, Self::Stage, Self::Aside, Self::History];
+
+    /// The inode of its directory.
+    fn root(self) -> Ino {
+        1 + self as Ino
+    }
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    files: FileSystem,
+    /// Files that were read since the last sync of the tree.
+    read: BTreeSet<Ino>,
+    /// Chunks that were read, by which patches are made.
+    archive: BTreeMap<ContentHash, Vec<u8>>,
+    steps: u64,
+    faults: BTreeMap<u64, Fault>,
+    /// Why every step fails.
+    dead: Option<&'static str>,
+    missing: bool,
+    unreadable: BTreeSet<RelPath>,
+}
+
+/// A folder in memory. A clone is the same folder, for whoever edits files in it while an engine works on it.
+///
+/// What programs do (`user_...`) is never durable by itself.
+#[derive(Clone, Debug)]
+pub struct MemoryDisk(Rc<RefCell<State>>);
+
+impl Default for MemoryDisk {
+    fn default() -> Self {
+        Self::new(Abilities::default())
+    }
+}
+
+impl MemoryDisk {
+    /// An empty folder.
+    #[must_use]
+    pub fn new(able: Abilities) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            files: FileSystem::new(able),
+            read: BTreeSet::new(),
+            archive: BTreeMap::new(),
+            steps: 0,
+            faults: BTreeMap::new(),
+            dead: None,
+            missing: false,
+            unreadable: BTreeSet::new(),
+        })))
+    }
+
+    /// A program writes a file, in place or as a new one under the same name; not where a directory stands, or none to
+    /// put it in. Returns whether it did.
+    pub fn user_write(&self, path: &RelPath, data: &[u8], in_place: bool) -> bool {
+        let files = &mut self.0.borrow_mut().files;
+        let Ok((dir, name)) = files.place(path) else { return false };
+        let stands = files.inode(dir).entries.get(&name).copied();
+        if stands.is_some_and(|ino| files.is_dir(ino)) {
+            return false;
+        }
+        match stands.filter(|ino| in_place && files.inode(*ino).kind == FileKind::File) {
+            Some(ino) => {
+                let now = files.tick();
+                let inode = files.dirty(ino);
+                inode.published = false;
+                (inode.body.mtime_ns, inode.body.ctime_ns) = (now, now);
+                inode.body.data = data.to_vec();
+            }
+            None => {
+                let ino = files.new_inode(FileKind::File, data.to_vec(), Attributes::of_mode(0o644));
+                files.change(vec![(dir, name, Some(ino))]);
+            }
+        }
+        true
+    }
+
+    /// A program makes something new that is not a regular file (a directory, a symlink to `data`, a pipe), where nothing
+    /// stands. Returns whether it did.
+    pub fn user_make(&self, path: &RelPath, kind: FileKind, data: &[u8]) -> bool {
+        let files = &mut self.0.borrow_mut().files;
+        let Ok((dir, name)) = files.place(path) else { return false };
+        if files.inode(dir).entries.contains_key(&name) {
+            return false;
+        }
+        let mode = if kind == FileKind::Symlink { 0o777 } else { 0o755 };
+        let ino = files.new_inode(kind, data.to_vec(), Attributes::of_mode(mode));
+        files.change(vec![(dir, name, Some(ino))]);
+        true
+    }
+
+    /// A program removes an entry, with all that is in it, name by name. Returns whether there was any.
+    pub fn user_remove(&self, path: &RelPath) -> bool {
+        let files = &mut self.0.borrow_mut().files;
+        let Ok((dir, name)) = files.place(path) else { return false };
+        let Some(ino) = files.inode(dir).entries.get(&name).copied() else { return false };
+        remove_below(files, ino);
+        files.change(vec![(dir, name, None)]);
+        true
+    }
+
+    /// A program renames an entry, with all that is in it: over a file or symlink, or to where nothing stands. Returns
+    /// whether it did.
+    pub fn user_rename(&self, from: &RelPath, to: &RelPath) -> bool {
+        let files = &mut self.0.borrow_mut().files;
+        let (Ok(old), Ok(new)) = (files.place(from), files.place(to)) else { return false };
+        let Some(ino) = files.inode(old.0).entries.get(&old.1).copied() else { return false };
+        let over = files.inode(new.0).entries.get(&new.1).copied();
+        if from == to || to.is_below(from) || over.is_some_and(|over| files.is_dir(over) || files.is_dir(ino))
+        {
+            return false;
+        }
+        let now = files.tick();
+        files.inode_mut(ino).body.ctime_ns = now;
+        files.change(vec![(old.0, old.1, None), (new.0, new.1, Some(ino))]);
+        true
+    }
+
+    /// A program gives an entry other permissions or extended attributes. Returns whether there is one.
+    pub fn user_attributes(&self, path: &RelPath, change: impl FnOnce(&mut Attributes)) -> bool {
+        let files = &mut self.0.borrow_mut().files;
+        let Ok(Some(ino)) = files.find(path) else { return false };
+        let now = files.tick();
+        let body = &mut files.inode_mut(ino).body;
+        change(&mut body.attributes);
+        body.ctime_ns = now;
+        true
+    }
+
+    /// A program sets a modification time. Returns whether there is such an entry.
+    pub fn user_touch(&self, path: &RelPath, mtime_ns: i64) -> bool {
+        let files = &mut self.0.borrow_mut().files;
+        let Ok(Some(ino)) = files.find(path) else { return false };
+        let now = files.tick();
+        let body = &mut files.inode_mut(ino).body;
+        (body.mtime_ns, body.ctime_ns) = (mtime_ns, now);
+        true
+    }
+
+    /// Everything in the folder.
+    #[must_use]
+    pub fn tree(&self) -> BTreeMap<RelPath, Node> {
+        let mut nodes = BTreeMap::new();
+        let state = self.0.borrow();
+        state.files.visit(Space::Tree.root(), b"", &mut |path, ino| {
+            let inode = state.files.inode(ino);
+            let filesystem::Body { data, attributes, mtime_ns, .. } = inode.body.clone();
+            let path = RelPath::new(path).expect("entries are only made at valid paths");
+            nodes.insert(path, Node { kind: inode.kind, data, attributes, mtime_ns });
+        });
+        nodes
+    }
+
+    /// The regular files of the folder.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<RelPath, Vec<u8>> {
+        let nodes = self.tree().into_iter().filter(|(_, node)| node.kind == FileKind::File);
+        nodes.map(|(path, node)| (path, node.data)).collect()
+    }
+
+    /// What was set aside, and what the history keeps.
+    #[must_use]
+    pub fn kept(&self) -> BTreeSet<Vec<u8>> {
+        let state = self.0.borrow();
+        let names = [Space::Aside, Space::History].map(|space| &state.files.inode(space.root()).entries);
+        let inodes = names.into_iter().flat_map(|names| names.values());
+        inodes.map(|ino| state.files.inode(*ino).body.data.clone()).collect()
+    }
+
+    /// Contents that a power cut right now would leave for sure: in the folder, set aside, in the history.
+    #[must_use]
+    pub fn durable(&self) -> BTreeSet<Vec<u8>> {
+        let state = self.0.borrow();
+        let mut inodes = BTreeSet::new();
+        [Space::Tree, Space::Aside, Space::History]
+            .iter()
+            .for_each(|space| state.files.visit_durable(space.root(), &mut inodes));
+        let bodies = inodes.iter().filter_map(|ino| state.files.inode(*ino).durable.as_ref());
+        bodies.map(|body| body.data.clone()).collect()
+    }
+
+    /// How many steps changed anything or made something durable.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.0.borrow().steps
+    }
+
+    /// Counts a step of something else on the same machine, as the commit of an index.
+    ///
+    /// # Errors
+    /// If the power is cut, or the step is to fail.
+    pub fn step(&self) -> Result<(), DiskError> {
+        self.0.borrow_mut().step("commit")
+    }
+
+    /// Lets a later step fail: 1 is the next.
+    pub fn fail(&self, after: u64, fault: Fault) {
+        let state = &mut *self.0.borrow_mut();
+        state.faults.insert(state.steps + after, fault);
+    }
+
+    /// No step fails from here on that has not failed yet.
+    pub fn heal(&self) {
+        let state = &mut *self.0.borrow_mut();
+        state.faults.clear();
+        state.unreadable.clear();
+        state.missing = false;
+    }
+
+    /// Whether every step fails.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.0.borrow().dead.is_some()
+    }
+
+    /// After a failed sync: the folder is opened again. What could not be written is still read as if it had been, and is
+    /// gone after the next power cut unless it is written again.
+    pub fn reopen(&self) {
+        let state = &mut *self.0.borrow_mut();
+        state.dead = None;
+        state.read.clear();
+    }
+
+    /// The power is back. What was not durable survives in part, as `choose(n)`, a number below `n`, picks: names in one
+    /// directory in their order, bytes whole or torn; always `n - 1` leaves only what must survive. Returns the files
+    /// that hold something else than before.
+    pub fn crash(&self, choose: &mut dyn FnMut(u64) -> u64) -> Vec<Torn> {
+        let state = &mut *self.0.borrow_mut();
+        let other = state.files.crash(choose);
+        state.faults.clear();
+        state.read.clear();
+        state.dead = None;
+        let mut torn = Vec::new();
+        state.files.visit(Space::Tree.root(), b"", &mut |path, ino| {
+            if other.contains(&ino) {
+                let inode = state.files.inode(ino);
+                let path = RelPath::new(path).expect("entries are only made at valid paths");
+                torn.push(Torn { path, data: inode.body.data.clone(), published: inode.published });
+            }
+        });
+        torn
+    }
+
+    /// The clock jumps.
+    pub fn jump(&self, by_ns: i64) {
+        self.0.borrow_mut().files.jump(by_ns);
+    }
+
+    /// Whether the folder is not there at all, as with an absent mount.
+    pub fn set_missing(&self, missing: bool) {
+        self.0.borrow_mut().missing = missing;
+    }
+
+    /// Whether this entry and what is in it cannot be read.
+    pub fn set_unreadable(&self, path: &RelPath, unreadable: bool) {
+        let paths = &mut self.0.borrow_mut().unreadable;
+        if unreadable {
+            paths.insert(path.clone());
+        } else {
+            paths.remove(path);
+        }
+    }
+
+    /// Another folder that holds the same, as a backup.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Rc::new(RefCell::new(self.0.borrow().clone())))
+    }
+
+    /// Back to what a backup holds.
+    pub fn restore(&self, backup: &Self) {
+        let backup = backup.0.borrow().clone();
+        *self.0.borrow_mut() = backup;
+    }
+}
+
+fn remove_below(files: &mut FileSystem, dir: Ino) {
+    for (name, ino) in files.inode(dir).entries.clone() {
+        remove_below(files, ino);
+        files.change(vec![(dir, name, None)]);
+    }
+}

@@ -1,0 +1,321 @@
+//! A file system in memory with two faces: what programs see, and what of it is on the platter and survives a power cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::disk::{DiskError, FileKind, Stat};
+use crate::path::RelPath;
+use crate::record::{Attributes, CAPABILITY, Owner};
+
+use super::{Abilities, Space};
+
+/// Names an inode.
+pub(super) type Ino = u64;
+
+/// A change of names: in this directory, this name, is now this. Several of them together are one atomic step.
+type Change = Vec<(Ino, Vec<u8>, Option<Ino>)>;
+
+/// Every change of anything gets a time of its own, a millisecond and a bit after the one before.
+const TICK_NS: i64 = 1_000_003;
+
+/// What an inode holds, apart from names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Body {
+    /// The bytes of a file, the target of a symlink.
+    pub(super) data: Vec<u8>,
+    pub(super) attributes: Attributes,
+    pub(super) mtime_ns: i64,
+    pub(super) ctime_ns: i64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Inode {
+    pub(super) kind: FileKind,
+    pub(super) body: Body,
+    /// What a power cut leaves of it for sure.
+    pub(super) durable: Option<Body>,
+    pub(super) entries: BTreeMap<Vec<u8>, Ino>,
+    durable_entries: BTreeMap<Vec<u8>, Ino>,
+    /// How many names it has.
+    nlink: u32,
+    /// A step made it visible, and no program has written to it since.
+    pub(super) published: bool,
+    /// A sync failed: the system calls its pages clean, and no later sync writes them.
+    lost: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct FileSystem {
+    pub(super) inodes: BTreeMap<Ino, Inode>,
+    /// Changes of names since they were made durable, oldest first.
+    log: Vec<Change>,
+    /// Inodes whose bytes or attributes may not be durable.
+    dirty: BTreeSet<Ino>,
+    next_ino: Ino,
+    clock_ns: i64,
+    pub(super) able: Abilities,
+}
+
+impl FileSystem {
+    pub(super) fn new(able: Abilities) -> Self {
+        let (inodes, log, dirty) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+        let mut all = Self { inodes, log, dirty, next_ino: 0, clock_ns: 0, able };
+        for space in Space::ALL {
+            assert_eq!(all.new_inode(FileKind::Dir, Vec::new(), Attributes::of_mode(0o755)), space.root());
+        }
+        all
+    }
+
+    pub(super) fn tick(&mut self) -> i64 {
+        self.clock_ns += TICK_NS;
+        self.clock_ns
+    }
+
+    pub(super) fn jump(&mut self, by_ns: i64) {
+        self.clock_ns += by_ns;
+    }
+
+    pub(super) fn inode(&self, ino: Ino) -> &Inode {
+        &self.inodes[&ino]
+    }
+
+    pub(super) fn inode_mut(&mut self, ino: Ino) -> &mut Inode {
+        self.dirty.insert(ino);
+        self.inodes.get_mut(&ino).expect("an inode that has a name exists")
+    }
+
+    pub(super) fn new_inode(&mut self, kind: FileKind, data: Vec<u8>, attributes: Attributes) -> Ino {
+        self.next_ino += 1;
+        let now = self.tick();
+        let own = Owner { uid: if self.able.is_root { 0 } else { 1000 }, gid: 0 };
+        let attributes = Attributes { owner: attributes.owner.or(Some(own)), ..attributes };
+        let body = Body { data, attributes, mtime_ns: now, ctime_ns: now };
+        let (entries, durable_entries) = (BTreeMap::new(), BTreeMap::new());
+        let inode = Inode {
+            kind,
+            body,
+            durable: None,
+            entries,
+            durable_entries,
+            nlink: 0,
+            published: false,
+            lost: false,
+        };
+        self.dirty.insert(self.next_ino);
+        self.inodes.insert(self.next_ino, inode);
+        self.next_ino
+    }
+
+    /// The directory and the name of a path of the folder; no symlink is followed.
+    pub(super) fn place(&self, path: &RelPath) -> Result<(Ino, Vec<u8>), DiskError> {
+        let mut dir = Space::Tree.root();
+        if let Some(parent) = path.parent() {
+            for name in parent.as_bytes().split(|byte| *byte == b'/') {
+                let next = self.inode(dir).entries.get(name).copied();
+                dir = next.filter(|ino| self.is_dir(*ino)).ok_or(DiskError::NoParent)?;
+            }
+        }
+        Ok((dir, path.name().to_vec()))
+    }
+
+    pub(super) fn find(&self, path: &RelPath) -> Result<Option<Ino>, DiskError> {
+        let (dir, name) = self.place(path)?;
+        Ok(self.inode(dir).entries.get(&name).copied())
+    }
+
+    /// What has this name in one of the flat spaces.
+    pub(super) fn named(&self, space: Space, name: &[u8]) -> Option<Ino> {
+        self.inode(space.root()).entries.get(name).copied()
+    }
+
+    pub(super) fn is_dir(&self, ino: Ino) -> bool {
+        self.inode(ino).kind == FileKind::Dir
+    }
+
+    pub(super) fn stat(&self, path: &RelPath) -> Result<Option<Stat>, DiskError> {
+        Ok(self.find(path)?.map(|ino| self.stat_of(ino)))
+    }
+
+    pub(super) fn stat_of(&self, ino: Ino) -> Stat {
+        let Inode { kind, body, nlink, .. } = self.inode(ino);
+        Stat {
+            kind: *kind,
+            size: body.data.len() as u64,
+            mode: body.attributes.mode,
+            mtime_ns: body.mtime_ns,
+            ctime_ns: body.ctime_ns,
+            dev: 1,
+            ino,
+            nlink: *nlink,
+            owner: body.attributes.owner.expect("an inode is made with an owner"),
+            side: 0,
+        }
+    }
+
+    /// Changes names, in one step.
+    pub(super) fn change(&mut self, change: Change) {
+        for (dir, name, ino) in &change {
+            let gone = set(&mut self.inode_mut(*dir).entries, name, *ino);
+            gone.into_iter().for_each(|ino| self.inode_mut(ino).nlink -= 1);
+            ino.iter().for_each(|ino| self.inode_mut(*ino).nlink += 1);
+        }
+        self.log.push(change);
+    }
+
+    /// Gives attributes, as far as this file system and this process can.
+    pub(super) fn give(&mut self, ino: Ino, attributes: &Attributes) {
+        let (able, now) = (self.able, self.tick());
+        let body = &mut self.inode_mut(ino).body;
+        body.ctime_ns = now;
+        let given = &mut body.attributes;
+        given.mode = if able.is_root { attributes.mode } else { attributes.mode & 0o1777 };
+        if able.is_root {
+            given.owner = attributes.owner.or(given.owner);
+        }
+        if able.has_xattrs {
+            given.xattrs = attributes.xattrs.clone();
+            given.xattrs.retain(|name, _| able.is_root || name.as_slice() != CAPABILITY);
+        }
+    }
+
+    /// What is at and below a directory, by its path.
+    pub(super) fn visit(&self, dir: Ino, above: &[u8], visit: &mut impl FnMut(Vec<u8>, Ino)) {
+        for (name, ino) in &self.inode(dir).entries {
+            let path = if above.is_empty() { name.clone() } else { [above, b"/", &name[..]].concat() };
+            visit(path.clone(), *ino);
+            self.visit(*ino, &path, visit);
+        }
+    }
+
+    /// What is in a directory and below, as far as its names are durable.
+    pub(super) fn visit_durable(&self, dir: Ino, inodes: &mut BTreeSet<Ino>) {
+        for ino in self.inode(dir).durable_entries.values() {
+            if inodes.insert(*ino) {
+                self.visit_durable(*ino, inodes);
+            }
+        }
+    }
+
+    /// Makes an inode's bytes and attributes durable, or, if the sync `fails`, never again.
+    pub(super) fn sync_inode(&mut self, ino: Ino, fails: bool) {
+        let inode = self.inode_mut(ino);
+        inode.lost |= fails && inode.durable.as_ref() != Some(&inode.body);
+        if !inode.lost {
+            inode.durable = Some(inode.body.clone());
+        }
+    }
+
+    /// New bytes: the system will write them with the next sync, whatever became of the old ones.
+    pub(super) fn dirty(&mut self, ino: Ino) -> &mut Inode {
+        let inode = self.inode_mut(ino);
+        inode.lost = false;
+        inode
+    }
+
+    /// Makes all names durable, and the attributes of what has its bytes on the platter.
+    pub(super) fn sync_names(&mut self) {
+        for change in std::mem::take(&mut self.log) {
+            self.persist(&change);
+        }
+        for ino in std::mem::take(&mut self.dirty) {
+            let Inode { body, durable, .. } = self.inodes.get_mut(&ino).expect("inodes stay");
+            match durable.as_mut().filter(|durable| durable.data == body.data) {
+                Some(durable) => durable.clone_from(body),
+                None => drop(self.dirty.insert(ino)),
+            }
+        }
+    }
+
+    /// Makes the names in one of the flat spaces durable, with what had to happen before.
+    pub(super) fn sync_space(&mut self, space: Space) {
+        let mut dirs = BTreeSet::from([space.root()]);
+        let mut wanted = vec![false; self.log.len()];
+        for (change, wanted) in self.log.iter().zip(&mut wanted).rev() {
+            if touched(change).any(|ino| dirs.contains(&ino)) {
+                dirs.extend(touched(change));
+                *wanted = true;
+            }
+        }
+        for (change, wanted) in std::mem::take(&mut self.log).into_iter().zip(wanted) {
+            if wanted {
+                self.persist(&change);
+            } else {
+                self.log.push(change);
+            }
+        }
+    }
+
+    fn persist(&mut self, change: &Change) {
+        for (dir, name, ino) in change {
+            set(&mut self.inode_mut(*dir).durable_entries, name, *ino);
+        }
+    }
+
+    /// The power was cut and is back. Of the changes since the last syncs some survive, as `choose` picks: names in one
+    /// directory in their order, but not those of different directories; bytes as they were, as they became, or torn.
+    /// Returns the inodes whose content is another one now.
+    pub(super) fn crash(&mut self, choose: &mut dyn FnMut(u64) -> u64) -> BTreeSet<Ino> {
+        let mut blocked = BTreeSet::new();
+        let eager = choose(3) == 0;
+        for change in std::mem::take(&mut self.log) {
+            let survives = eager || choose(3) < 2;
+            if survives && !touched(&change).any(|ino| blocked.contains(&ino)) {
+                self.persist(&change);
+            } else {
+                blocked.extend(touched(&change));
+            }
+        }
+        self.count_names();
+        let mut other = BTreeSet::new();
+        for ino in std::mem::take(&mut self.dirty) {
+            let inode = self.inodes.get_mut(&ino).expect("inodes stay");
+            inode.lost = false;
+            if inode.durable.as_ref() == Some(&inode.body) {
+                continue;
+            }
+            let before = inode.durable.take().unwrap_or_else(|| {
+                // Its names may be durable before anything else of it.
+                let data = if inode.kind == FileKind::File { Vec::new() } else { inode.body.data.clone() };
+                Body { data, ..inode.body.clone() }
+            });
+            let after = inode.body.clone();
+            match choose(4) {
+                0 => {}
+                1 if before.data != after.data && inode.kind == FileKind::File => {
+                    let kept = usize::try_from(choose(after.data.len() as u64 + 1)).unwrap_or(0);
+                    inode.body.data[kept..].fill(0);
+                }
+                _ => inode.body = before,
+            }
+            if inode.body.data != after.data {
+                other.insert(ino);
+            }
+            inode.durable = Some(inode.body.clone());
+        }
+        other
+    }
+
+    /// Names are what of them is durable.
+    fn count_names(&mut self) {
+        let mut counts = BTreeMap::new();
+        for inode in self.inodes.values_mut() {
+            inode.entries.clone_from(&inode.durable_entries);
+            inode.entries.values().for_each(|ino| *counts.entry(*ino).or_insert(0) += 1);
+        }
+        for (ino, inode) in &mut self.inodes {
+            inode.nlink = counts.get(ino).copied().unwrap_or(0);
+        }
+    }
+}
+
+/// The directories of a change and what it names in them: whatever comes after it on one of these comes after it on the
+/// platter, too.
+fn touched(change: &Change) -> impl Iterator<Item = Ino> + '_ {
+    change.iter().flat_map(|(dir, _, ino)| [Some(*dir), *ino]).flatten()
+}
+
+fn set(entries: &mut BTreeMap<Vec<u8>, Ino>, name: &[u8], ino: Option<Ino>) -> Option<Ino> {
+    match ino {
+        Some(ino) => entries.insert(name.to_vec(), ino),
+        None => entries.remove(name),
+    }
+}
