@@ -144,9 +144,34 @@ pub enum DiskError {
         /// The system's words.
         reason: String,
     },
+    /// There is no room: the disk is full, a quota is used up, or what is to stay free would be taken.
+    #[error("{what}: no room left: {reason}")]
+    Full {
+        /// The step.
+        what: &'static str,
+        /// The system's words.
+        reason: String,
+    },
+    /// No step can be expected to work before the cause is gone: a disk that is read-only, a process without descriptors
+    /// or memory.
+    #[error("{what}: {reason}")]
+    Unusable {
+        /// The step.
+        what: &'static str,
+        /// The system's words.
+        reason: String,
+    },
     /// Every step fails from here on (the simulation's power cut; a disk that failed an fsync).
     #[error("the disk stopped: {0}")]
     Dead(String),
+}
+
+impl DiskError {
+    /// Whether it is about the folder as a whole and not about one entry: the engine that meets it is at its end.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Root(_) | Self::Unusable { .. } | Self::Dead(_))
+    }
 }
 
 /// The steps. Nothing is durable before the step that says so; no step leaves a half-written entry at a live path.

@@ -23,6 +23,20 @@ pub enum StoreError {
     /// The index.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// One of them failed before, and the cause was still there when it was last looked at.
+    #[error("the folder is paused and goes on by itself once this is mended: {0}")]
+    Paused(String),
+}
+
+impl StoreError {
+    /// Whether it is about the folder as a whole and not about one entry.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Disk(error) => error.is_final(),
+            Self::Index(_) | Self::Paused(_) => true,
+        }
+    }
 }
 
 /// Why a folder was not opened.

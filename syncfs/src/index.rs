@@ -84,8 +84,25 @@ pub struct Totals {
 
 /// The index failed; the folder must be closed and opened again.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the index failed: {0}")]
-pub struct IndexError(pub String);
+#[non_exhaustive]
+pub enum IndexError {
+    /// It cannot be read or written now: a full or read-only disk, no descriptors or memory. That may pass.
+    #[error("the index cannot be used: {0}")]
+    Unusable(String),
+    /// It says what cannot be. It is set aside and built again when the folder is opened.
+    #[error("the index is damaged: {0}")]
+    Damaged(String),
+    /// A newer version of this program made it.
+    #[error(
+        "the index has format {found}, and this version of the program knows up to {known}: use the newer version again"
+    )]
+    Newer {
+        /// Its format.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+}
 
 /// A replica's memory. Methods are synchronous and deterministic.
 pub trait Index {

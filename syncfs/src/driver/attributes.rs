@@ -47,10 +47,8 @@ pub(super) fn read_xattrs(fd: impl AsFd) -> Result<Option<Xattrs>, DiskError> {
         room = match room.checked_sub(name.len() + length) {
             Some(room) if xattrs.len() < XATTRS_MAX => room,
             _ => {
-                return Err(failed(
-                    "read extended attributes",
-                    format_args!("more than {XATTRS_MAX}, or than {XATTRS_BYTES_MAX} bytes: remove some"),
-                ));
+                let reason = format!("more than {XATTRS_MAX}, or than {XATTRS_BYTES_MAX} bytes: remove some");
+                return Err(DiskError::Io { what: "read extended attributes", reason });
             }
         };
         xattrs.insert(name, value);

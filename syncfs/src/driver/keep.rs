@@ -46,7 +46,7 @@ impl RealDisk {
     pub(super) fn keep_aside(&mut self, path: &RelPath, folder: &str) -> Result<String, DiskError> {
         let place = self.tree.place(path)?;
         let kept = RelPath::new([folder.as_bytes(), b"/", path.as_bytes()].concat())
-            .map_err(|error| failed("name a place in aside/", error))?;
+            .map_err(|error| failed("name a place in aside/", std::io::Error::other(error)))?;
         let mut parents = Vec::new();
         let mut next = kept.parent();
         while let Some(dir) = next {

@@ -155,7 +155,8 @@ impl Index for SqliteIndex {
         let fences = self.fences.clone();
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
-        let row = rows.next()?.ok_or_else(|| IndexError("it does not say whose it is".to_owned()))?;
+        let row =
+            rows.next()?.ok_or_else(|| IndexError::Damaged("it does not say whose it is".to_owned()))?;
         let knowledge: Vec<u8> = row.get(4)?;
         Ok(Meta {
             device: DeviceId::from_bytes(row.get(0)?),
@@ -390,12 +391,24 @@ impl Index for SqliteIndex {
 
 impl From<rusqlite::Error> for IndexError {
     fn from(error: rusqlite::Error) -> Self {
-        Self(error.to_string())
+        use rusqlite::ErrorCode::{
+            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly,
+            SystemIoFailure,
+        };
+        let passes = |code| {
+            let passing = [DiskFull, ReadOnly, CannotOpen, SystemIoFailure, OutOfMemory, PermissionDenied];
+            passing.contains(&code) || [DatabaseBusy, DatabaseLocked].contains(&code)
+        };
+        match error.sqlite_error_code() {
+            Some(code) if passes(code) => Self::Unusable(error.to_string()),
+            // All statements are this module's own: what they meet elsewhere is not what they wrote.
+            _ => Self::Damaged(error.to_string()),
+        }
     }
 }
 
 pub(super) fn damaged(error: impl std::fmt::Display) -> IndexError {
-    IndexError(format!("a row is damaged: {error}"))
+    IndexError::Damaged(format!("a row is damaged: {error}"))
 }
 
 fn path_of(row: &rusqlite::Row<'_>, column: usize) -> Result<RelPath, IndexError> {

@@ -3,6 +3,7 @@
 //! it is swapped meanwhile, leads out of the folder.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -143,8 +144,17 @@ pub(super) fn convert(stat: &rustix::fs::Stat) -> Stat {
     }
 }
 
-pub(super) fn failed(what: &'static str, error: impl std::fmt::Display) -> DiskError {
-    DiskError::Io { what, reason: error.to_string() }
+/// A step that the system refused: about this entry, about room, or about everything.
+pub(super) fn failed(what: &'static str, error: impl Into<io::Error>) -> DiskError {
+    let error = error.into();
+    let reason = error.to_string();
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => DiskError::Full { what, reason },
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::ROFS) => {
+            DiskError::Unusable { what, reason }
+        }
+        _ => DiskError::Io { what, reason },
+    }
 }
 
 /// A modification time for the calls that set one.

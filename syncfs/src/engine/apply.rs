@@ -65,7 +65,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             };
             match removed {
                 Ok(()) => self.uncommitted = true,
-                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                Err(error) if error.is_final() => return Err(error.into()),
                 Err(_) => self.unsettle(&dir),
             }
         }
@@ -156,11 +156,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.pending.set_stage(&key, Stage::Deferred { staged });
                 self.problem(Some(&key.0), why);
             }
-            Err(
-                error @ (StoreError::Index(_) | StoreError::Disk(DiskError::Dead(_) | DiskError::Root(_))),
-            ) => {
-                return Err(error);
-            }
+            Err(error) if error.is_final() => return Err(error),
             Err(error) => {
                 self.pending.set_stage(&key, Stage::Gone);
                 self.problem(Some(&key.0), format!("cannot apply a peer's version: {error}"));

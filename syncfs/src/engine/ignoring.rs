@@ -67,7 +67,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         };
         let (text, seen) = match read {
             Ok(read) => read,
-            Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+            Err(error) if error.is_final() => return Err(error.into()),
             // Without any rules, what must not be replicated would be.
             Err(error) if self.rules.read.is_none() => return Err(error.into()),
             Err(error) => return self.unclear(&path, error).map(|_| false),
@@ -189,7 +189,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         while let Some(dir) = todo.pop() {
             let listing = match self.disk.list(Some(&dir)) {
                 Ok(listing) => listing,
-                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                Err(error) if error.is_final() => return Err(error.into()),
                 Err(_) => return Ok(false),
             };
             for (path, stat) in listing.entries {

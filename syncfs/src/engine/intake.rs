@@ -161,7 +161,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     todo.extend(dirs.map(|(path, _)| Some(path.clone())));
                     present.extend(entries);
                 }
-                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                Err(error) if error.is_final() => return Err(error.into()),
                 // Gone since its parent was listed: the event for that is on its way, or the next scan sees it.
                 Err(error) => {
                     self.problem(dir.as_ref(), format!("cannot list the directory: {error}"));
@@ -290,7 +290,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Remembers why a path could not be taken up; only a dead disk or a missing root goes further.
     pub(super) fn unclear(&mut self, path: &RelPath, error: DiskError) -> Result<Observed, StoreError> {
         match error {
-            DiskError::Dead(_) | DiskError::Root(_) => Err(error.into()),
+            error if error.is_final() => Err(error.into()),
             DiskError::Changed => {
                 self.unsettle(path);
                 Ok(Observed::Unclear)

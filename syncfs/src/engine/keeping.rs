@@ -47,7 +47,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let seen = match self.disk.retain(replaced, always) {
             Ok(seen) => seen,
-            Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+            Err(error) if error.is_final() => return Err(error.into()),
             Err(error) if always => return Err(error.into()),
             Err(error) => {
                 self.problem(None, format!("what peers replace is not kept: {error}"));

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::device::DeviceId;
-use crate::disk::{Disk, DiskError, FileKind, Stat};
+use crate::disk::{Disk, FileKind, Stat};
 use crate::error::{StoreError, Violation};
 use crate::hash::ContentHash;
 use crate::index::{Entry, Index};
@@ -157,7 +157,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn is_renamed(&mut self, step: &Step, stat: &Stat) -> Result<bool, StoreError> {
         match self.read_kind(&step.to, stat, Some(&step.old)) {
             Ok(Some((kind, _))) => Ok(kind == step.old.record.kind),
-            Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => Err(error.into()),
+            Err(error) if error.is_final() => Err(error.into()),
             Ok(None) | Err(_) => Ok(false),
         }
     }
@@ -283,7 +283,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.make_parents(&moved.to).and_then(|()| self.disk.rename(&moved.from, &moved.to, &stands));
         match renamed {
             Ok(()) => Ok(true),
-            Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => Err(error.into()),
+            Err(error) if error.is_final() => Err(error.into()),
             Err(_) => Ok(false),
         }
     }
@@ -300,7 +300,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                         return Ok(true);
                     }
                 }
-                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                Err(error) if error.is_final() => return Err(error.into()),
                 Err(_) => return Ok(true),
             }
         }

@@ -287,7 +287,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     self.disk.stage_write(path, offset, blob.bytes())?;
                     return Ok(true);
                 }
-                Err(error @ DiskError::Dead(_)) => return Err(error),
+                Err(error) if error.is_final() => return Err(error),
                 _ => {}
             }
         }
@@ -355,7 +355,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     patched = Blob::named(patch(blob.bytes(), length, runs), &hash);
                     break;
                 }
-                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                Err(error) if error.is_final() => return Err(error.into()),
                 _ => {}
             }
         }
@@ -441,7 +441,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn staged(&mut self, key: &Key, result: Result<(), DiskError>) -> Result<(), StoreError> {
         match result {
             Ok(()) => self.pending.set_stage(key, Stage::Ready { staged: true }),
-            Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+            Err(error) if error.is_final() => return Err(error.into()),
             Err(error) => {
                 self.problem(Some(&key.0), format!("cannot stage a peer's version: {error}"));
                 self.pending.set_stage(key, Stage::Gone);

@@ -41,7 +41,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             // An unreplicated directory goes once its entries are set aside; an empty one holds nothing to keep.
             return match self.disk.remove(path, stat) {
                 Ok(()) => self.restore_over(entry),
-                Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                Err(error) if error.is_final() => Err(error.into()),
                 Err(_) => self.undo_below(path, entry),
             };
         }
@@ -51,7 +51,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Some(entry) if entry.stale && self.receives_only() => {
                 self.forget(&entry.record.path)?;
                 match self.disk.remove(path, &stat) {
-                    Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                    Err(error) if error.is_final() => Err(error.into()),
                     _ => Ok(()),
                 }
             }
@@ -67,7 +67,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 Ok(())
             }
             _ => match self.disk.remove(path, &stat) {
-                Err(error @ DiskError::Dead(_)) => Err(error.into()),
+                Err(error) if error.is_final() => Err(error.into()),
                 _ => Ok(()),
             },
         }

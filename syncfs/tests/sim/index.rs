@@ -63,7 +63,7 @@ impl Index for SimIndex {
         self.0.totals()
     }
     fn commit(&mut self) -> Result<(), IndexError> {
-        self.1.step().map_err(|error| IndexError(error.to_string()))?;
+        self.1.step().map_err(|error| IndexError::Unusable(error.to_string()))?;
         self.0.commit()
     }
 }

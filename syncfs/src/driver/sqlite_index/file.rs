@@ -31,14 +31,15 @@ impl SqliteIndex {
     pub(in crate::driver) fn open(path: &Path) -> Result<Self, IndexError> {
         let connection = connect(path)?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version != SCHEMA_VERSION {
-            return Err(IndexError(format!(
-                "its format is {version}, this version of the program knows {SCHEMA_VERSION}"
-            )));
+        if version > SCHEMA_VERSION {
+            return Err(IndexError::Newer { found: version, known: SCHEMA_VERSION });
+        }
+        if version < SCHEMA_VERSION {
+            return Err(IndexError::Damaged(format!("its format is {version}")));
         }
         let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if check != "ok" {
-            return Err(IndexError(format!("it is damaged: {check}")));
+            return Err(IndexError::Damaged(check));
         }
         Self::new(connection)
     }

@@ -1,6 +1,6 @@
 //! What a session says next: an answer that is due, an acknowledgement, a batch of records, chunks, a sign of life.
 
-use crate::disk::{Disk, DiskError, Run};
+use crate::disk::{Disk, Run};
 use crate::error::StoreError;
 use crate::hash::{Blob, ContentHash};
 use crate::index::Index;
@@ -178,7 +178,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     let bytes: usize = runs.iter().map(|run| run.bytes.len()).sum();
                     return Ok((bytes <= chunk.length as usize / 2 && runs.len() <= RUNS_MAX).then_some(runs));
                 }
-                Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                Err(error) if error.is_final() => return Err(error.into()),
                 _ => {}
             }
         }
@@ -194,7 +194,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 let chunk = Chunk { hash: *hash, length: place.length };
                 match self.disk.read_chunk(&place.path, place.offset, &chunk) {
                     Ok(Some(blob)) => return Ok(Some(blob)),
-                    Err(error @ (DiskError::Dead(_) | DiskError::Root(_))) => return Err(error.into()),
+                    Err(error) if error.is_final() => return Err(error.into()),
                     _ => self.look_again(&place.path)?,
                 }
             }
