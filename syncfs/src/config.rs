@@ -53,6 +53,18 @@ pub struct Config {
     pub history: History,
     /// How much the kept versions may take on the disk, in bytes; the oldest go first. 10 GiB by default.
     pub history_bytes_max: u64,
+    /// What of the disk stays free: below it nothing is fetched from peers. 1 % by default.
+    pub min_free: MinFree,
+}
+
+/// How much of a disk is not to be filled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum MinFree {
+    /// So many bytes; 0 for no bound.
+    Bytes(u64),
+    /// Percent of its size.
+    Percent(f64),
 }
 
 impl Config {
@@ -74,6 +86,7 @@ impl Config {
             mass_deletion: Some(MASS_DELETION_MIN),
             history: History::Off,
             history_bytes_max: 10 << 30,
+            min_free: MinFree::Percent(1.0),
         }
     }
 }

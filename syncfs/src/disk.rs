@@ -247,6 +247,14 @@ pub trait Disk {
         Ok(None)
     }
 
+    /// Whether there is room for more. There always is by default.
+    ///
+    /// # Errors
+    /// [`DiskError::Full`] if more would take what is to stay free.
+    fn room(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     /// Reads from the stage of `path`, if it has that many bytes there.
     ///
     /// # Errors

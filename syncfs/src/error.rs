@@ -81,6 +81,9 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The directory or the index cannot be used now.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The system refused.
     #[error("{}: cannot {what}: {source}", .path.display())]
     Io {

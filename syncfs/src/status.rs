@@ -54,6 +54,20 @@ pub struct Status {
     pub direction: Direction,
     /// On a replica that only sends: how many paths have a version at a peer that was not taken.
     pub differing: u64,
+    /// What keeps the replica from working, and since when; `None` when all is well. It goes on by itself once that is gone.
+    pub pause: Option<Pause>,
+}
+
+/// A replica that waits until its disk or its index can be used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pause {
+    /// What is wrong, in words.
+    pub why: String,
+    /// Since when, nanoseconds since 1970.
+    pub since_ns: i64,
+    /// Local changes still go out; only peers' versions are not fetched, for lack of room. Else nothing is done at all.
+    pub only_receiving: bool,
 }
 
 /// One peer as this replica knows it.
@@ -139,6 +153,10 @@ pub enum Event {
     },
     /// On a replica that only sends: a peer has a version of this path that was not taken.
     Differs(RelPath),
+    /// The replica cannot work for now, and why: see [`Status::pause`].
+    Paused(String),
+    /// It works again.
+    Resumed,
     /// Something needs a person's attention.
     Problem(Problem),
 }

@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::aftermath::Aftermath;
 use super::attributes;
 use super::database::{self, Cuts, Databases};
 use super::history::Kept;
@@ -19,6 +20,7 @@ use super::reading::as_seen;
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
 use super::watch::Watch;
+use crate::config::MinFree;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
@@ -46,6 +48,9 @@ pub(super) struct RealDisk {
     touched: BTreeSet<Option<RelPath>>,
     pub(super) touched_aside: BTreeSet<Option<RelPath>>,
     pub(super) read: BTreeMap<RelPath, Unsynced>,
+    pub(super) min_free: MinFree,
+    /// Contents whose sync failed in an earlier life.
+    pub(super) suspects: BTreeSet<RelPath>,
     /// `None` if nothing is kept.
     pub(super) history: Option<Kept>,
     pub(super) watch: Watch,
@@ -60,7 +65,7 @@ pub(super) enum Unsynced {
 }
 
 impl RealDisk {
-    pub(super) fn new(state: &State) -> Result<Self, DiskError> {
+    pub(super) fn new(state: &State, min_free: MinFree, aftermath: &Aftermath) -> Result<Self, DiskError> {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("open a directory", error))
@@ -72,7 +77,7 @@ impl RealDisk {
                 let _ = unlinkat(open(&cuts)?, entry.file_name(), AtFlags::empty());
             }
         }
-        Ok(Self {
+        let disk = Self {
             root: state.root.clone(),
             state: state.dir.clone(),
             tree: Tree::new(open(&state.root)?),
@@ -86,9 +91,13 @@ impl RealDisk {
             touched: BTreeSet::new(),
             touched_aside: BTreeSet::new(),
             read: BTreeMap::new(),
+            min_free,
+            suspects: aftermath.suspects.clone(),
             history: None,
             watch: Watch::new(),
-        })
+        };
+        disk.distrust_stages(aftermath)?;
+        Ok(disk)
     }
 
     /// The fingerprint of an entry, side files included; `None` for a side file itself.
@@ -107,12 +116,12 @@ impl RealDisk {
         }
     }
 
-    fn touch(&mut self, path: &RelPath) {
+    pub(super) fn touch(&mut self, path: &RelPath) {
         self.touched.insert(path.parent());
     }
 
     /// What a replacement or removal must find.
-    fn check_expected(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<(), DiskError> {
+    pub(super) fn check_expected(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<(), DiskError> {
         let now = match Disk::stat(self, path) {
             Err(DiskError::NoParent) => None,
             other => other?,
@@ -122,6 +131,39 @@ impl RealDisk {
             (now, expect) => now.as_ref() == expect,
         };
         if same { Ok(()) } else { Err(DiskError::Changed) }
+    }
+
+    fn sync_all(
+        &mut self,
+        read: &BTreeMap<RelPath, Unsynced>,
+        touched: &BTreeSet<Option<RelPath>>,
+    ) -> Result<(), DiskError> {
+        if read.len() + touched.len() >= GROUP_SYNC {
+            syncfs(self.tree.fd()).map_err(dead)?;
+            return self.sync_aside();
+        }
+        for (path, unsynced) in read {
+            match unsynced {
+                Unsynced::Plain => match self.sync_content(path) {
+                    // Its directory was moved or removed since it was read: that is looked at next.
+                    Err(DiskError::NoParent) => {}
+                    other => other?,
+                },
+                Unsynced::Database(file, log) => {
+                    fsync(&**file).map_err(dead)?;
+                    log.as_ref().map_or(Ok(()), |log| fsync(log).map_err(dead))?;
+                }
+            }
+        }
+        for dir in touched {
+            match self.tree.dir(dir.as_ref()) {
+                Ok(dir) => fsync(dir).map_err(dead)?,
+                // It is gone by now: what it held is gone with it, durably with its parent.
+                Err(DiskError::NoParent) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.sync_aside()
     }
 }
 
@@ -228,6 +270,10 @@ impl Disk for RealDisk {
         }
         let Some(file) = self.database(path)? else { return Ok(None) };
         self.with_database(path, &file, |cuts, source| cuts.patch(path, source, offset, chunk, basis))
+    }
+
+    fn room(&mut self) -> Result<(), DiskError> {
+        self.look_for_room()
     }
 
     fn stage_read(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<Option<Vec<u8>>, DiskError> {
@@ -402,32 +448,11 @@ impl Disk for RealDisk {
     fn sync_tree(&mut self) -> Result<(), DiskError> {
         let read = std::mem::take(&mut self.read);
         let touched = std::mem::take(&mut self.touched);
-        if read.len() + touched.len() >= GROUP_SYNC {
-            syncfs(self.tree.fd()).map_err(dead)?;
-            return self.sync_aside();
+        let synced = self.sync_all(&read, &touched);
+        if synced.is_err() {
+            self.suspects.extend(read.into_keys());
         }
-        for (path, unsynced) in read {
-            match unsynced {
-                Unsynced::Plain => match self.sync_content(&path) {
-                    // Its directory was moved or removed since it was read: that is looked at next.
-                    Err(DiskError::NoParent) => {}
-                    other => other?,
-                },
-                Unsynced::Database(file, log) => {
-                    fsync(&*file).map_err(dead)?;
-                    log.map_or(Ok(()), |log| fsync(log).map_err(dead))?;
-                }
-            }
-        }
-        for dir in touched {
-            match self.tree.dir(dir.as_ref()) {
-                Ok(dir) => fsync(dir).map_err(dead)?,
-                // It is gone by now: what it held is gone with it, durably with its parent.
-                Err(DiskError::NoParent) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.sync_aside()
+        synced
     }
 }
 
@@ -442,7 +467,7 @@ mod tests {
         let config = Config::new(dir.path());
         State::init(&config).unwrap();
         let (state, _, _) = State::open(&config).unwrap();
-        let mut disk = RealDisk::new(&state).unwrap();
+        let mut disk = RealDisk::new(&state, config.min_free, &Aftermath::default()).unwrap();
         std::fs::create_dir(dir.path().join("d")).unwrap();
         std::fs::write(dir.path().join("d/file"), "read, not yet synced").unwrap();
         let path = RelPath::new("d/file").unwrap();

@@ -8,24 +8,24 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::disk::RealDisk;
-use super::history::Kept;
+use super::aftermath::Aftermath;
+use super::pause;
 use super::state::State;
 use super::stream;
 use super::worker::{Command, Outgoing, Outlet, Worker};
 use crate::config::{Config, Direction};
-use crate::device::DeviceId;
+use crate::device::{DeviceId, IndexId};
 use crate::digest::Digest;
 use crate::engine::SessionId;
 use crate::error::{
     FenceError, FlushError, Lag, OpenError, QueryError, RestoreError, ScanError, StoreError, SyncError,
     WaitError,
 };
-use crate::history::{At, History, Version};
-use crate::index::Meta;
+use crate::history::{At, Version};
 use crate::path::RelPath;
-use crate::status::{Conflict, Event, ScanReport, Status, Summary};
+use crate::status::{Conflict, Event, Role, ScanReport, Status, Summary};
 use crate::token::Token;
+use crate::wire::{BYE_BYTES_MAX, Message};
 
 /// Commands that may wait for the folder's thread; among them messages of peers, each at most a frame.
 const COMMANDS_MAX: usize = 16;
@@ -75,17 +75,18 @@ impl Folder {
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (events, _) = broadcast::channel(SUBSCRIBER_LAG_MAX);
+        let (status_sender, status) = watch::channel(blank());
         let (progress_sender, progress) = watch::channel(0);
         let (stopped_sender, stopped) = watch::channel(());
         let (ready, opened) = oneshot::channel();
-        let sender = events.clone();
+        let outlet = Outlet { status: status_sender, events: events.clone(), progress: progress_sender };
         let run = move || {
-            let begin = || begin(&config, sender, progress_sender);
-            match begin() {
+            let outlet = Arc::new(outlet);
+            match begin(&config, &outlet) {
                 Err(error) => drop(ready.send(Err(error))),
-                Ok((worker, runtime, device, status)) => {
-                    if ready.send(Ok((device, status))).is_ok() {
-                        runtime.block_on(worker.run(inbox));
+                Ok((worker, runtime)) => {
+                    if ready.send(Ok(())).is_ok() {
+                        runtime.block_on(pause::run(config, outlet, worker, inbox));
                     }
                 }
             }
@@ -94,8 +95,8 @@ impl Folder {
         let spawned = std::thread::Builder::new().name("syncfs".to_owned()).spawn(run);
         let start = |source| OpenError::Io { path: "syncfs".into(), what: "start a thread", source };
         spawned.map_err(start)?;
-        let (device, status) =
-            opened.await.map_err(|_| start(std::io::Error::other("it ended at once")))??;
+        opened.await.map_err(|_| start(std::io::Error::other("it ended at once")))??;
+        let device = status.borrow().device;
         let next_session = AtomicU64::new(1);
         let shared = Shared { device, commands, status, events, progress, stopped, next_session };
         Ok(Self { shared: Arc::new(shared) })
@@ -161,7 +162,13 @@ impl Folder {
                     }
                 }
             }
-            Err(SyncError::Closed)
+            // The folder let go of the stream: it is paused or closed. A peer is told, and comes again.
+            let error = self.let_go();
+            let mut reason = error.to_string();
+            reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
+            stream::send(&mut writer, &Message::Bye(reason)).await?;
+            writer.shutdown().await?;
+            Err(error)
         };
         let result: Result<Option<()>, SyncError> = tokio::select! {
             result = reading => result,
@@ -229,12 +236,15 @@ impl Folder {
         let deadline = Instant::now() + timeout;
         loop {
             progress.mark_unchanged();
-            let lags = lags().await?;
-            if lags.is_empty() {
-                return Ok(());
-            }
+            let not_yet = match lags().await {
+                Ok(lags) if lags.is_empty() => return Ok(()),
+                Ok(lags) => WaitError::Timeout(lags),
+                // That may pass in time.
+                Err(paused @ WaitError::Store(StoreError::Paused(_))) => paused,
+                Err(error) => return Err(error),
+            };
             match tokio::time::timeout_at(deadline, progress.changed()).await {
-                Err(_) => return Err(WaitError::Timeout(lags)),
+                Err(_) => return Err(not_yet),
                 Ok(Err(_)) => return Err(WaitError::Closed),
                 Ok(Ok(())) => {}
             }
@@ -351,6 +361,14 @@ impl Folder {
         while stopped.changed().await.is_ok() {}
     }
 
+    /// Why the folder's thread does nothing for a stream.
+    fn let_go(&self) -> SyncError {
+        match &self.shared.status.borrow().pause {
+            Some(pause) if !pause.only_receiving => StoreError::Paused(pause.why.clone()).into(),
+            _ => SyncError::Closed,
+        }
+    }
+
     async fn command(&self, command: Command) -> Option<()> {
         self.shared.commands.send(command).await.ok()
     }
@@ -372,42 +390,28 @@ impl Drop for Nudge {
     }
 }
 
-type Begun = (Worker, tokio::runtime::Runtime, DeviceId, watch::Receiver<Status>);
-
-fn begin(
-    config: &Config,
-    events: broadcast::Sender<Event>,
-    progress: watch::Sender<u64>,
-) -> Result<Begun, OpenError> {
-    let (state, index, meta) = State::open(config)?;
-    let path = state.dir.clone();
-    let unusable = |error: StoreError| OpenError::State { path: path.clone(), reason: error.to_string() };
-    let mut disk = RealDisk::new(&state).map_err(|error| unusable(error.into()))?;
-    if config.history != History::Off {
-        disk.history = Some(Kept::open(config, &state.dir).map_err(|error| unusable(error.into()))?);
-    }
+fn begin(config: &Config, outlet: &Arc<Outlet>) -> Result<(Worker, tokio::runtime::Runtime), OpenError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let runtime =
-        runtime.map_err(|source| OpenError::Io { path: path.clone(), what: "start a thread", source })?;
-    let (status_sender, status) = watch::channel(blank(&meta));
-    let outlet = Outlet { status: status_sender, events, progress };
+    let start = |source| OpenError::Io { path: "syncfs".into(), what: "start a thread", source };
+    let runtime = runtime.map_err(start)?;
     let worker = {
         let _inside = runtime.enter();
-        Worker::new(config, state, disk, index, outlet).map_err(unusable)?
+        pause::begin(config, outlet, &Aftermath::default())?
     };
-    Ok((worker, runtime, meta.device, status))
+    Ok((worker, runtime))
 }
 
-fn blank(meta: &Meta) -> Status {
+/// Before the first look at anything; nobody sees it.
+fn blank() -> Status {
     Status {
-        device: meta.device,
-        folder: meta.folder,
-        index: meta.index,
+        device: DeviceId::from_bytes([0; 32]),
+        folder: None,
+        index: IndexId(0),
         files: 0,
         bytes: 0,
-        sequence: meta.sequence,
-        epoch: meta.fences.epoch(),
-        role: meta.role,
+        sequence: 0,
+        epoch: 0,
+        role: Role::Shared,
         pending: 0,
         peers: Vec::new(),
         problems: Vec::new(),
@@ -416,6 +420,7 @@ fn blank(meta: &Meta) -> Status {
         held_deletions: 0,
         direction: Direction::Both,
         differing: 0,
+        pause: None,
     }
 }
 

@@ -388,7 +388,7 @@ impl RealDisk {
     }
 }
 
-fn copy(source: &File, target: &mut File) -> std::io::Result<()> {
+pub(super) fn copy(source: &File, target: &mut File) -> std::io::Result<()> {
     use std::io::{Seek, SeekFrom};
     let mut source = source;
     source.seek(SeekFrom::Start(0))?;

@@ -120,8 +120,8 @@ impl RealDisk {
         };
         match self.databases.open(&self.tree, path, &stat) {
             Ok(opened) => fsync(opened.file()).map_err(dead),
-            Err(DiskError::Changed | DiskError::NoParent) => Ok(()),
-            // Not readable, so it was not read from here either.
+            Err(error) if error.is_final() => Err(error),
+            // Not there any more, or not readable, so it was not read from here either.
             Err(_) => Ok(()),
         }
     }

@@ -2,6 +2,7 @@
 //! handle; behind it one thread (`worker`) drives the engine over a real disk and index.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod aftermath;
 mod attributes;
 mod changes;
 mod cuts;
@@ -13,6 +14,7 @@ mod history;
 mod identity;
 mod keep;
 pub mod limit;
+mod pause;
 mod reading;
 mod sqlite_index;
 mod stage;

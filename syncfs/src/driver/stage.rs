@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, chmodat, fsync, ftruncate, futimens, openat, symlinkat, syncfs, unlinkat,
+    AtFlags, Mode, OFlags, chmodat, fstatvfs, fsync, ftruncate, futimens, openat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -12,6 +12,7 @@ use super::attributes;
 use super::disk::{GROUP_SYNC, RealDisk};
 use super::state::stage_name;
 use super::tree::{dead, failed, stat_in, times};
+use crate::config::MinFree;
 use crate::disk::{DiskError, FileKind};
 use crate::path::RelPath;
 use crate::record::{Attributes, Owner};
@@ -39,6 +40,22 @@ impl RealDisk {
                 Some((path.clone(), File::from(file.map_err(|error| failed("create a stage", error))?)));
         }
         Ok(self.stage.as_ref().map(|(_, file)| file).expect("it was just put there"))
+    }
+
+    pub(super) fn look_for_room(&self) -> Result<(), DiskError> {
+        let disk = fstatvfs(&self.staging).map_err(|error| failed("look for room", error))?;
+        let (free, size) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
+        let reserve = match self.min_free {
+            MinFree::Bytes(bytes) => bytes,
+            MinFree::Percent(percent) => (size as f64 * percent / 100.0) as u64,
+        };
+        if free >= reserve {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        let reason =
+            format!("{} MiB of {} are free, and {} are to stay free", mib(free), mib(size), mib(reserve));
+        Err(DiskError::Full { what: "fetch from peers", reason })
     }
 
     pub(super) fn read_stage(

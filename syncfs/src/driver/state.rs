@@ -12,10 +12,10 @@ use rustix::fs::{FlockOperation, flock, fstat};
 use super::sqlite_index::SqliteIndex;
 use crate::config::{Config, Direction};
 use crate::device::{DeviceId, FolderId, IndexId};
-use crate::error::OpenError;
+use crate::error::{OpenError, StoreError};
 use crate::fence::Fences;
 use crate::hash::ContentHash;
-use crate::index::Meta;
+use crate::index::{IndexError, Meta};
 use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::Role;
@@ -71,7 +71,7 @@ impl State {
         for suffix in ["", "-wal", "-shm"] {
             let _ = fs::remove_file(dir.join(format!("index.db{suffix}")));
         }
-        SqliteIndex::create(&index, &meta).map_err(|error| state(&dir, error))?;
+        SqliteIndex::create(&index, &meta).map_err(|error| index_failed(&dir, error))?;
         let text = format!("{MARKER}\n{device}\n");
         let draft = root.join(".syncfs/marker.new");
         fs::write(&draft, text).map_err(io(&draft, "write the marker"))?;
@@ -106,8 +106,8 @@ impl State {
         if !index_path.exists() {
             return Err(state(&dir, "its index.db is missing"));
         }
-        let mut index = SqliteIndex::open(&index_path).map_err(|error| state(&dir, error))?;
-        let mut meta = index.meta().map_err(|error| state(&dir, error))?;
+        let mut index = SqliteIndex::open(&index_path).map_err(|error| index_failed(&dir, error))?;
+        let mut meta = index.meta().map_err(|error| index_failed(&dir, error))?;
         if meta.device != device {
             return Err(state(&dir, "its marker and its index name different devices"));
         }
@@ -117,11 +117,23 @@ impl State {
             }
             (Some(wanted), None) => {
                 meta.folder = Some(wanted);
-                index.put_meta(&meta).and_then(|()| index.commit()).map_err(|error| state(&dir, error))?;
+                index
+                    .put_meta(&meta)
+                    .and_then(|()| index.commit())
+                    .map_err(|error| index_failed(&dir, error))?;
             }
             _ => {}
         }
         Ok((Self { root, dir, _lock: lock }, index, meta))
+    }
+
+    /// The state directory of a replica, if it is there now.
+    pub(super) fn existing_dir(config: &Config) -> Result<PathBuf, OpenError> {
+        let root = existing_root(config)?;
+        if !root.join(".syncfs/marker").exists() {
+            return Err(OpenError::NotInitialised(root));
+        }
+        Ok(state_dir(config, &root))
     }
 
     /// The directory that holds the marker.
@@ -181,6 +193,13 @@ fn random<const N: usize>(dir: &Path) -> Result<[u8; N], OpenError> {
 fn io(path: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { path, what, source }
+}
+
+fn index_failed(dir: &Path, error: IndexError) -> OpenError {
+    match error {
+        IndexError::Unusable(_) | IndexError::Newer { .. } => StoreError::from(error).into(),
+        error => state(dir, error),
+    }
 }
 
 fn state(dir: &Path, reason: impl ToString) -> OpenError {

@@ -166,7 +166,7 @@ pub(super) fn times(mtime_ns: i64) -> Timestamps {
 
 /// After a failed sync nobody knows what is on the platter; trying again would only hide it.
 pub(super) fn dead(error: Errno) -> DiskError {
-    DiskError::Dead(format!("a sync failed ({error}); check the disk, then open the folder again"))
+    DiskError::Dead(format!("a sync failed ({error}): check the disk; what is not durable is written again"))
 }
 
 #[cfg(test)]

@@ -240,6 +240,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::disk::Disk;
+    use crate::driver::aftermath::Aftermath;
     use crate::driver::changes::Changes;
     use crate::driver::disk::RealDisk;
     use crate::driver::state::State;
@@ -258,7 +259,7 @@ mod tests {
             let config = Config::new(dir.path());
             State::init(&config).unwrap();
             let (state, _, _) = State::open(&config).unwrap();
-            let mut disk = RealDisk::new(&state).unwrap();
+            let mut disk = RealDisk::new(&state, config.min_free, &Aftermath::default()).unwrap();
             disk.list(None).unwrap();
             Self { dir, disk, _state: state }
         }

@@ -14,12 +14,13 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::disk::RealDisk;
-use super::history::Kept;
+use super::history::{Kept, now_ns};
 use super::sqlite_index::SqliteIndex;
 use super::state::State;
 use crate::config::Config;
 use crate::device::{DeviceId, IndexId};
 use crate::digest::Digest;
+use crate::disk::Disk;
 use crate::engine::{Engine, Input, SessionId};
 use crate::error::{FenceError, FlushError, Lag, QueryError, RestoreError, StoreError, Violation, WaitError};
 use crate::history::{At, Version};
@@ -37,6 +38,8 @@ const SETTLE_AFTER: Duration = Duration::from_millis(25);
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// How often a folder is walked, at least, whose changes are not reported.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(60);
+/// How often it is looked whether the folder is still there, whatever else happens.
+const ROOT_EVERY: Duration = Duration::from_secs(10);
 /// How old a status may be while much happens.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 /// How often what is kept is looked through for what is too old or too much.
@@ -84,7 +87,7 @@ pub(super) struct Outlet {
 
 pub(super) struct Worker {
     engine: Engine<RealDisk, SqliteIndex>,
-    outlet: Outlet,
+    outlet: Arc<Outlet>,
     streams: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
     /// Readable when something was notified of.
     notices: Option<AsyncFd<Arc<OwnedFd>>>,
@@ -100,8 +103,12 @@ pub(super) struct Worker {
     told: (VersionVector, IndexId),
     /// When the history is next tidied up.
     tidy_at: Instant,
+    /// When it was last looked whether the folder is there.
+    root_at: Instant,
     status_stale: bool,
     status_at: Instant,
+    /// Since when there is no room.
+    short_since_ns: Option<i64>,
     _state: State,
 }
 
@@ -112,7 +119,7 @@ impl Worker {
         state: State,
         disk: RealDisk,
         index: SqliteIndex,
-        outlet: Outlet,
+        outlet: Arc<Outlet>,
     ) -> Result<Self, StoreError> {
         let fd = disk.watch.fd();
         let mut engine = Engine::new(disk, index)?;
@@ -141,25 +148,19 @@ impl Worker {
             name: config.name.clone(),
             told,
             tidy_at: now,
+            root_at: now,
             status_stale: false,
             status_at: now,
+            short_since_ns: None,
             _state: state,
         })
     }
 
     /// Runs until it is told to stop, or every handle is gone.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        if let Err(error) = self.run_until_stopped(&mut commands).await {
-            tracing::error!(folder = self.name, %error, "the folder stops; open it again once that is mended");
-        }
-        // Whoever waits for an answer learns that the folder is closed.
-        commands.close();
-        while let Ok(command) = commands.try_recv() {
-            drop(command);
-        }
-    }
-
-    async fn run_until_stopped(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// If the directory or the index fails: then it is at its end.
+    pub(super) async fn run(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), StoreError> {
         self.next_scan = Instant::now() + self.rescan();
         let mut settled = Instant::now();
         loop {
@@ -198,9 +199,15 @@ impl Worker {
                 () = tokio::time::sleep_until(self.deadline()) => {
                     let now_ms = self.now_ms();
                     self.engine.handle(now_ms, Input::Tick)?;
+                    self.look_at_root()?;
                 }
             }
         }
+    }
+
+    /// The disk, after the end.
+    pub(super) fn into_disk(self) -> RealDisk {
+        self.engine.into_parts().0
     }
 
     fn stop(&mut self) -> Result<(), StoreError> {
@@ -216,7 +223,7 @@ impl Worker {
         let changed = self.changed_at.map(|at| at + self.debounce);
         let status = self.status_stale.then_some(self.status_at + STATUS_EVERY);
         let tidy = self.engine.keeps_history().then_some(self.tidy_at);
-        [engine, changed, self.retry_at, status, tidy]
+        [engine, changed, self.retry_at, status, tidy, Some(self.root_at + ROOT_EVERY)]
             .into_iter()
             .flatten()
             .fold(self.next_scan, Instant::min)
@@ -239,6 +246,15 @@ impl Worker {
     fn rescan(&mut self) -> Duration {
         let watched = self.notices.is_some() && self.engine.disk_mut().watch.missing().is_none();
         if watched { self.rescan } else { self.rescan.min(UNWATCHED_RESCAN) }
+    }
+
+    /// A disk that was unmounted does not say so.
+    fn look_at_root(&mut self) -> Result<(), StoreError> {
+        if self.root_at.elapsed() >= ROOT_EVERY {
+            self.root_at = Instant::now();
+            self.engine.disk_mut().check_root()?;
+        }
+        Ok(())
     }
 
     /// Takes up what was reported, what did not hold still, and from time to time everything.
@@ -346,7 +362,12 @@ impl Worker {
 
     fn show_status(&mut self) -> Result<(), StoreError> {
         (self.status_stale, self.status_at) = (false, Instant::now());
-        self.outlet.status.send_replace(self.engine.status()?);
+        let mut status = self.engine.status()?;
+        self.short_since_ns = status.pause.as_ref().map(|_| self.short_since_ns.unwrap_or_else(now_ns));
+        if let (Some(pause), Some(since_ns)) = (&mut status.pause, self.short_since_ns) {
+            pause.since_ns = since_ns;
+        }
+        self.outlet.status.send_replace(status);
         Ok(())
     }
 }

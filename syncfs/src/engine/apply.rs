@@ -159,6 +159,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Err(error) if error.is_final() => return Err(error),
             Err(error) => {
                 self.pending.set_stage(&key, Stage::Gone);
+                if let StoreError::Disk(full @ DiskError::Full { .. }) = &error {
+                    self.run_short(full);
+                }
                 self.problem(Some(&key.0), format!("cannot apply a peer's version: {error}"));
             }
         }

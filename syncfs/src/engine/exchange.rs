@@ -23,7 +23,7 @@ use crate::status::{Event, Summary};
 use crate::wire::{Message, Numbered, RECORDS_MAX, VERSION, Want};
 
 use super::pending::Pending;
-use super::transfer::Wants;
+use super::wants::Wants;
 use super::{Engine, SessionId};
 
 /// Batches in flight to one peer.

@@ -24,8 +24,10 @@ mod pacing;
 mod pending;
 mod plans;
 mod reading;
+mod room;
 mod transfer;
 mod undoing;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +54,9 @@ pub use exchange::{
 pub use guarding::MASS_DELETION_MIN;
 pub use moves::MOVES_KEPT_MAX;
 pub use pacing::{CUT_EVERY_MS, CUT_WAIT_MAX_MS};
-pub use transfer::{TRY_AGAIN_MS, WINDOW_BYTES, WORK_BYTES};
+pub use room::LOOK_FOR_ROOM_MS;
+pub use transfer::{TRY_AGAIN_MS, WORK_BYTES};
+pub use wants::WINDOW_BYTES;
 
 /// Names one stream within one run of an engine. The caller never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +130,7 @@ pub struct Engine<D, I> {
     rules: ignoring::Rules,
     guard: guarding::Guard,
     course: directing::Course,
+    room: room::Room,
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -159,6 +164,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             rules: ignoring::Rules::default(),
             guard: guarding::Guard::default(),
             course: directing::Course::default(),
+            room: room::Room::default(),
         };
         engine.stale = engine.stale_entries()?.len() as u64;
         Ok(engine)
@@ -181,6 +187,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Input::Adjusted(dirs) => self.adjusted(&dirs)?,
             Input::Tick => {
                 self.end_silent_sessions();
+                self.look_for_room()?;
                 self.try_again();
                 self.take_up_due()?;
             }
@@ -193,7 +200,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn deadline(&self) -> Option<u64> {
         let sessions =
             self.sessions.values().filter(|session| session.ended.is_none()).map(Session::deadline);
-        sessions.chain(self.try_again_at()).chain(self.pace.deadline()).min()
+        sessions.chain(self.try_again_at()).chain(self.pace.deadline()).chain(self.room.deadline()).min()
     }
 
     /// The events since the last call.
@@ -278,6 +285,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             held_deletions: self.held_deletions(),
             direction: self.direction(),
             differing: self.differing(),
+            pause: self.room.pause(),
         })
     }
 

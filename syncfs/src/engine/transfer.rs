@@ -2,7 +2,7 @@
 //! other local files hold, and the rest from the peer, within a window. Every byte is checked against its chunk's
 //! hash before it enters a stage, or where it is found in one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::disk::{Disk, DiskError, Run, Stat, is_intact};
 use crate::error::{StoreError, Violation};
@@ -11,75 +11,18 @@ use crate::index::{Entry, Index, PeerState};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, reconcile};
 use crate::record::{Chunk, Kind, Record};
-use crate::wire::{Message, WANT_MAX, Want};
+use crate::wire::Want;
 
 use super::apply::can_adjust;
 use super::pending::{Fetched, Key, Missing, Pending, Stage, content_of};
-use super::{ASKED_MAX, Engine, OWN, SessionId};
+use super::{Engine, OWN, SessionId};
 
-/// Bytes of chunks that one session may have asked for and not yet received.
-pub const WINDOW_BYTES: u64 = 16 << 20;
 /// Pause before a version whose content could not be had or placed is tried again, in milliseconds.
 pub const TRY_AGAIN_MS: u64 = 200;
 /// How much one call of [`Engine::work`] reads, at most about, in bytes.
 pub const WORK_BYTES: u64 = 8 << 20;
 /// How many versions one call of [`Engine::work`] looks for.
 const WORK_VERSIONS: usize = 256;
-
-/// What a session wants from its peer.
-#[derive(Debug, Default)]
-pub(super) struct Wants {
-    /// Who waits for a chunk.
-    waiting: BTreeMap<ContentHash, Vec<Key>>,
-    /// Not asked for yet.
-    queue: VecDeque<(Want, u32)>,
-    /// Asked for, with basis and length.
-    asked: BTreeMap<ContentHash, (Option<ContentHash>, u32)>,
-    asked_bytes: u64,
-}
-
-impl Wants {
-    fn add(&mut self, want: Want, length: u32, key: &Key) {
-        let waiting = self.waiting.entry(want.hash).or_default();
-        if waiting.is_empty() {
-            self.queue.push_back((want, length));
-        }
-        if !waiting.contains(key) {
-            waiting.push(key.clone());
-        }
-    }
-
-    /// The next request that fits the window.
-    pub(super) fn poll(&mut self) -> Option<Message> {
-        let mut wants = Vec::new();
-        while wants.len() < WANT_MAX && self.asked.len() < ASKED_MAX {
-            let Some(&(want, length)) = self.queue.front() else { break };
-            if self.asked_bytes > 0 && self.asked_bytes + u64::from(length) > WINDOW_BYTES {
-                break;
-            }
-            self.queue.pop_front();
-            self.asked.insert(want.hash, (want.basis, length));
-            self.asked_bytes += u64::from(length);
-            wants.push(want);
-        }
-        (!wants.is_empty()).then_some(Message::Want(wants))
-    }
-
-    /// What came for a chunk was of no use: it is asked for again, whole.
-    fn again(&mut self, hash: &ContentHash) {
-        if let Some((_, length)) = self.asked.remove(hash) {
-            self.asked_bytes -= u64::from(length);
-            self.queue.push_front((Want::whole(*hash), length));
-        }
-    }
-
-    /// The answer to a request came. `None` if there was no such request.
-    fn answered(&mut self, hash: &ContentHash) -> Option<Vec<Key>> {
-        let (_, length) = self.asked.remove(hash)?;
-        self.asked_bytes -= u64::from(length);
-        Some(self.waiting.remove(hash).unwrap_or_default())
-    }
-}
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// Advances what was offered, by a bounded amount. Returns whether there is more to do right now.
@@ -142,6 +85,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// When offered versions whose content could not be had or placed are due again.
     pub(super) fn try_again_at(&self) -> Option<u64> {
+        if self.room.is_short() {
+            return None;
+        }
         self.pending.gone().next().map(|_| self.tried_again_ms + TRY_AGAIN_MS)
     }
 
@@ -167,6 +113,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.take_stage(key);
         }
         match &record.kind {
+            Kind::File { .. } if begins && !self.has_room()? => {
+                self.pending.set_stage(key, Stage::Gone);
+                Ok(())
+            }
             Kind::File { .. } => self.gather_file(key, &record, budget),
             Kind::Symlink { owner, target } => {
                 let staged = self.disk.stage_symlink(&key.0, target, *owner);
@@ -393,6 +343,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
                 continue;
             }
+            if !self.has_room()? {
+                self.pending.set_stage(&key, Stage::Gone);
+                continue;
+            }
             let write = |offset| self.disk.stage_write(&key.0, offset, blob.bytes());
             let written = offsets.into_iter().try_for_each(write);
             if written.is_err() {
@@ -443,11 +397,28 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Ok(()) => self.pending.set_stage(key, Stage::Ready { staged: true }),
             Err(error) if error.is_final() => return Err(error.into()),
             Err(error) => {
-                self.problem(Some(&key.0), format!("cannot stage a peer's version: {error}"));
+                match &error {
+                    DiskError::Full { .. } => self.run_short(&error),
+                    _ => self.problem(Some(&key.0), format!("cannot stage a peer's version: {error}")),
+                }
                 self.pending.set_stage(key, Stage::Gone);
             }
         }
         Ok(())
+    }
+
+    /// Lets what is being fetched wait; what came of it stays in its stage.
+    pub(super) fn stop_fetching(&mut self) {
+        let sessions = self.sessions.keys().copied().chain([OWN]);
+        let keys: Vec<_> = sessions.flat_map(|session| self.pending.of_session(session)).collect();
+        for key in keys {
+            self.pending.update(&key, |pending| {
+                if matches!(pending.stage, Stage::Fetching(_)) {
+                    pending.stage = Stage::Gone;
+                }
+            });
+        }
+        self.sessions.values_mut().for_each(|session| session.wants.stop());
     }
 
     /// Forgets what a session offered; its stages stay, to resume from. Restores start again.

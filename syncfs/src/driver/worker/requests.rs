@@ -8,6 +8,7 @@ use crate::error::{FenceError, FlushError, QueryError, RestoreError, StoreError}
 use crate::history::{At, Version};
 use crate::index::Index;
 use crate::path::RelPath;
+use crate::status::Summary;
 use crate::token::Token;
 
 /// How often a flush looks again at paths that did not hold still.
@@ -160,6 +161,31 @@ impl Worker {
         let _ = reply.send(result);
         Ok(())
     }
+}
+
+impl Command {
+    /// Answers on behalf of a folder that is paused. A stream that is let go of here ends.
+    pub(in crate::driver) fn refuse(self, why: &StoreError) {
+        match self {
+            Self::Scan(reply) | Self::ConfirmDeletions(reply) => refuse(reply, why),
+            Self::Flush(reply) => refuse(reply, why),
+            Self::Differing(reply) => refuse(reply, why),
+            Self::Override(reply) => refuse(reply, why),
+            Self::Digest(reply) => refuse(reply, why),
+            Self::Conflicts(reply) => refuse(reply, why),
+            Self::Hold(_, reply) | Self::Follow(reply) => refuse(reply, why),
+            Self::History(_, reply) => refuse(reply, why),
+            Self::Restore(_, _, _, reply) => refuse(reply, why),
+            Self::Lagging(_, _, reply) => refuse(reply, why),
+            Self::Behind(_, reply) => refuse(reply, why),
+            Self::Closed(_, reply) => drop(reply.send((Summary::default(), None))),
+            Self::Open(..) | Self::Received(..) | Self::Nudge | Self::Stop => {}
+        }
+    }
+}
+
+fn refuse<T, E: From<StoreError>>(reply: Reply<T, E>, why: &StoreError) {
+    let _ = reply.send(Err(why.clone().into()));
 }
 
 fn answer<T, E: From<StoreError>>(
