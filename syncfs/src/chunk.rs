@@ -1,6 +1,8 @@
 //! How a content is cut into chunks: small files whole, large ones by content (FastCDC, the 2020 variant), SQLite
 //! databases in fixed blocks, because their pages change in place.
 
+use std::sync::LazyLock;
+
 use fastcdc::v2020::FastCDC;
 
 use crate::hash::ContentHash;
@@ -10,6 +12,28 @@ use crate::record::{Chunk, Content};
 pub const CHUNK_BYTES_MAX: usize = 4 << 20;
 /// Up to this size, in bytes, a file is one chunk.
 pub const WHOLE_BYTES_MAX: u64 = 64 << 10;
+/// The shortest chunk of zeros that is told from others, in bytes.
+const ZEROS_BYTES_MIN: usize = 16 << 10;
+/// The hashes of zeros, for every power of two from [`ZEROS_BYTES_MIN`] to [`CHUNK_BYTES_MAX`]: all lengths at which a long run
+/// of zeros is cut.
+static ZEROS: LazyLock<Vec<ContentHash>> = LazyLock::new(|| {
+    let zeros = vec![0; CHUNK_BYTES_MAX];
+    let lengths = (ZEROS_BYTES_MIN.ilog2()..=CHUNK_BYTES_MAX.ilog2()).map(|power| 1 << power);
+    lengths.map(|length: usize| ContentHash::of(&zeros[..length])).collect()
+});
+
+/// The hash of this many zeros, for the lengths at which a long run of them is cut.
+fn zeros(length: usize) -> Option<ContentHash> {
+    let power = length.is_power_of_two().then(|| length.ilog2().checked_sub(ZEROS_BYTES_MIN.ilog2()))??;
+    ZEROS.get(power as usize).copied()
+}
+
+/// Whether a chunk is of a long run of zeros, such as a hole in a file.
+#[must_use]
+pub fn is_zeros(chunk: &Chunk) -> bool {
+    zeros(chunk.length as usize) == Some(chunk.hash)
+}
+
 /// How a SQLite database begins.
 pub const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
@@ -91,6 +115,23 @@ impl Chunker {
         self.buffer.drain(..start);
     }
 
+    /// Takes in so many zeros, without looking at most of them: chunks are the same as if they had been pushed.
+    pub fn push_zeros(&mut self, mut count: u64) {
+        let longest = self.cutting.longest();
+        // In a run of zeros content gives no reason to cut.
+        while let (true, Some(hash), Ok(length)) =
+            (count >= longest as u64 && self.buffer.is_empty(), zeros(longest), u32::try_from(longest))
+        {
+            self.chunks.push(Chunk { hash, length });
+            count -= longest as u64;
+        }
+        if count > 0 {
+            let piece = count.min(longest as u64);
+            self.push(&vec![0; piece as usize]);
+            self.push_zeros(count - piece);
+        }
+    }
+
     /// The content of everything pushed.
     #[must_use]
     pub fn finish(mut self) -> Content {
@@ -154,6 +195,28 @@ mod tests {
             bytes.chunks(7919).for_each(|piece| chunker.push(piece));
             assert_eq!(chunker.finish(), whole, "{cutting:?}");
             assert_eq!(whole.size(), 900_000);
+        }
+    }
+
+    #[test]
+    fn zeros_that_are_not_looked_at_make_no_difference() {
+        let (before, after) = (noise(100_001, 5), noise(70_000, 6));
+        for cutting in [Cutting::Fixed(16 << 10), Cutting::Defined(64 << 10), Cutting::Defined(1 << 20)] {
+            for count in [1, 5000, 300_000, 9 << 20] {
+                let (mut looked, mut skipped) = (Chunker::new(cutting), Chunker::new(cutting));
+                for chunker in [&mut looked, &mut skipped] {
+                    chunker.push(&before);
+                }
+                looked.push(&vec![0; count]);
+                skipped.push_zeros(count as u64);
+                for chunker in [&mut looked, &mut skipped] {
+                    chunker.push(&after);
+                }
+                let content = skipped.finish();
+                assert_eq!(looked.finish(), content, "{cutting:?}, {count}");
+                let zeros = content.chunks().iter().filter(|chunk| is_zeros(chunk)).count();
+                assert!(count < 9 << 20 || zeros > 0, "{cutting:?}: no chunk is known to be zeros");
+            }
         }
     }
 

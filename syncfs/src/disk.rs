@@ -267,6 +267,14 @@ pub trait Disk {
     /// As the system says; a full disk among them.
     fn stage_write(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
 
+    /// Makes a part of the stage of `path` zeros: a hole, where the filesystem can have one.
+    ///
+    /// # Errors
+    /// As [`Disk::stage_write`].
+    fn stage_zeros(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<(), DiskError> {
+        self.stage_write(path, offset, &vec![0; length as usize])
+    }
+
     /// Cuts the stage to `size` and gives it its metadata.
     ///
     /// # Errors
@@ -303,6 +311,21 @@ pub trait Disk {
     /// # Errors
     /// [`DiskError::Changed`], [`DiskError::NoParent`], or [`DiskError::NotEmpty`] if a directory stands there.
     fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError>;
+
+    /// Gives the file at `from` another name (a hard link): `to`, in the place of what stands there. Both must be exactly as
+    /// expected.
+    ///
+    /// # Errors
+    /// As [`Disk::publish`]; [`DiskError::Io`] where the filesystem does not take it.
+    fn link(
+        &mut self,
+        _from: &RelPath,
+        _seen: &Stat,
+        _to: &RelPath,
+        _expect: Option<&Stat>,
+    ) -> Result<Stat, DiskError> {
+        Err(DiskError::Io { what: "link", reason: "there are no hard links here".to_owned() })
+    }
 
     /// Gives the entry at `from`, with all that is in it, another name, where nothing stands.
     ///

@@ -28,6 +28,14 @@ pub struct Entry {
     pub stale: bool,
 }
 
+impl Entry {
+    /// The inode number of a file that stands there.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        self.seen.filter(|_| self.record.kind.content().is_some()).map(|seen| seen.ino)
+    }
+}
+
 /// What a replica knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -127,6 +135,10 @@ pub trait Index {
     fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError>;
     /// Places where a chunk should be found: at most four.
     fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError>;
+    /// Live files that were seen with this inode number: at most `limit` paths, the last changed first.
+    fn names_of(&self, ino: u64, limit: usize) -> Result<Vec<RelPath>, IndexError>;
+    /// Live files with this label ([`crate::record::Kind::label`]): at most `limit` paths, the last changed first.
+    fn labelled(&self, label: &RelPath, limit: usize) -> Result<Vec<RelPath>, IndexError>;
     /// What is known about a peer.
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError>;
     /// Remembers it.
@@ -160,6 +172,8 @@ struct Tables {
     entries: BTreeMap<RelPath, Entry>,
     by_sequence: BTreeMap<u64, RelPath>,
     chunks: BTreeSet<(ContentHash, RelPath, u64, u32)>,
+    inodes: BTreeSet<(u64, RelPath)>,
+    labels: BTreeSet<(RelPath, RelPath)>,
     peers: BTreeMap<DeviceId, PeerState>,
     plans: Vec<Record>,
 }
@@ -173,6 +187,8 @@ impl MemoryIndex {
             entries: BTreeMap::new(),
             by_sequence: BTreeMap::new(),
             chunks: BTreeSet::new(),
+            inodes: BTreeSet::new(),
+            labels: BTreeSet::new(),
             peers: BTreeMap::new(),
             plans: Vec::new(),
         };
@@ -184,9 +200,22 @@ impl MemoryIndex {
         self.now = self.committed.clone();
     }
 
+    fn latest<'a>(&self, names: impl Iterator<Item = &'a RelPath>, limit: usize) -> Vec<RelPath> {
+        let mut names: Vec<_> = names.cloned().collect();
+        names.sort_by_key(|path| std::cmp::Reverse(self.now.entries[path].sequence));
+        names.truncate(limit);
+        names
+    }
+
     fn remove(&mut self, path: &RelPath) {
         if let Some(old) = self.now.entries.remove(path) {
             self.now.by_sequence.remove(&old.sequence);
+            if let Some(ino) = old.inode() {
+                self.now.inodes.remove(&(ino, path.clone()));
+            }
+            if let Some(label) = old.record.kind.label() {
+                self.now.labels.remove(&(label.clone(), path.clone()));
+            }
             for (offset, chunk) in old.record.kind.content().into_iter().flat_map(|content| content.placed())
             {
                 self.now.chunks.remove(&(chunk.hash, path.clone(), offset, chunk.length));
@@ -215,6 +244,8 @@ impl Index for MemoryIndex {
         for (offset, chunk) in entry.record.kind.content().into_iter().flat_map(|content| content.placed()) {
             self.now.chunks.insert((chunk.hash, path.clone(), offset, chunk.length));
         }
+        self.now.inodes.extend(entry.inode().map(|ino| (ino, path.clone())));
+        self.now.labels.extend(entry.record.kind.label().map(|label| (label.clone(), path.clone())));
         let earlier = self.now.by_sequence.insert(entry.sequence, path.clone());
         assert!(earlier.is_none(), "a sequence is given out once");
         self.now.entries.insert(path.clone(), entry.clone());
@@ -245,7 +276,7 @@ impl Index for MemoryIndex {
     }
 
     fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
-        let first = (*hash, RelPath::new("\x01").expect("a valid name"), 0, 0);
+        let first = (*hash, first_path(), 0, 0);
         let same = self.now.chunks.range(first..);
         let same = same.take_while(|(found, ..)| found == hash).take(4);
         Ok(same
@@ -255,6 +286,16 @@ impl Index for MemoryIndex {
                 length: *length,
             })
             .collect())
+    }
+
+    fn names_of(&self, ino: u64, limit: usize) -> Result<Vec<RelPath>, IndexError> {
+        let names = self.now.inodes.range((ino, first_path())..).take_while(|(other, _)| *other == ino);
+        Ok(self.latest(names.map(|(_, path)| path), limit))
+    }
+
+    fn labelled(&self, label: &RelPath, limit: usize) -> Result<Vec<RelPath>, IndexError> {
+        let names = self.now.labels.range((label.clone(), first_path())..);
+        Ok(self.latest(names.take_while(|(other, _)| other == label).map(|(_, path)| path), limit))
     }
 
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
@@ -301,4 +342,9 @@ impl Index for MemoryIndex {
         self.committed = self.now.clone();
         Ok(())
     }
+}
+
+/// No path comes before it.
+fn first_path() -> RelPath {
+    RelPath::new("\x01").expect("a valid name")
 }

@@ -225,9 +225,9 @@ pub enum Kind {
         mtime_ns: i64,
         /// Its chunks.
         content: Content,
-        /// The first path, in byte order, of which it was another name (a hard link) when this was written. The content
-        /// is here all the same: a replica on which the two differ, or cannot be linked, has a file of its own. Replicas
-        /// of this version write none, and give every name a file of its own.
+        /// What the names of one file (hard links) have in common: the path of one of them when they were first seen to be
+        /// one. Only a label, which outlives that path. Names with equal labels and all else equal are one file, where
+        /// the filesystem can have it so; the content is here all the same, for where it cannot.
         link: Option<RelPath>,
     },
     /// A directory, also an empty one. Its times say only when its entries changed, and are not replicated.
@@ -283,6 +283,24 @@ impl Kind {
         match self {
             Self::Symlink { owner, .. } => *owner,
             other => other.attributes().and_then(|attributes| attributes.owner),
+        }
+    }
+
+    /// The same, as a name of the file with this label, or of a file that has no other.
+    #[must_use]
+    pub fn linked(mut self, label: Option<RelPath>) -> Self {
+        if let Self::File { link, .. } = &mut self {
+            *link = label;
+        }
+        self
+    }
+
+    /// The label that it shares with other names of the same file.
+    #[must_use]
+    pub fn label(&self) -> Option<&RelPath> {
+        match self {
+            Self::File { link, .. } => link.as_ref(),
+            _ => None,
         }
     }
 

@@ -6,60 +6,14 @@
     reason = "a test touches the world"
 )]
 
+mod pair;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::{XattrFlags, getxattr, removexattr, setxattr};
-use syncfs::{Config, Folder};
-use tempfile::TempDir;
-
-/// Far more than anything here takes: only a failure waits this long.
-const LONG: Duration = Duration::from_secs(60);
-
-struct Pair {
-    dirs: [TempDir; 2],
-    folders: [Folder; 2],
-}
-
-impl Pair {
-    async fn new() -> Self {
-        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let a = Folder::create(Config::new(dirs[0].path())).await.unwrap();
-        let b = Folder::create(Config::new(dirs[1].path())).await.unwrap();
-        let (left, right) = tokio::io::duplex(1 << 20);
-        let (one, two) = (a.clone(), b.clone());
-        tokio::spawn(async move { one.sync(left, None).await });
-        tokio::spawn(async move { two.sync(right, None).await });
-        Self { dirs, folders: [a, b] }
-    }
-
-    fn path(&self, side: usize, name: &str) -> PathBuf {
-        self.dirs[side].path().join(name)
-    }
-
-    fn meta(&self, side: usize, name: &str) -> fs::Metadata {
-        fs::symlink_metadata(self.path(side, name)).unwrap()
-    }
-
-    async fn settle(&self) {
-        for (writer, reader) in [(0, 1), (1, 0), (0, 1)] {
-            let token = self.folders[writer].flush().await.unwrap();
-            let peer = [self.folders[reader].device()];
-            self.folders[writer].wait(&token, &peer, LONG).await.unwrap();
-        }
-        let [a, b] = [self.folders[0].digest().await.unwrap(), self.folders[1].digest().await.unwrap()];
-        assert_eq!(a, b);
-    }
-
-    fn xattr(&self, side: usize, name: &str, xattr: &str) -> Option<Vec<u8>> {
-        let mut value = vec![0; 1000];
-        let length = getxattr(self.path(side, name), xattr, &mut value[..]).ok()?;
-        value.truncate(length);
-        Some(value)
-    }
-}
+use pair::{LONG, Pair};
+use rustix::fs::{XattrFlags, removexattr, setxattr};
 
 #[tokio::test]
 async fn extended_attributes_of_files_and_directories_arrive_change_and_go() {

@@ -53,6 +53,8 @@ impl Replica {
             }
         }
         texts.sort();
+        // An edit that was seen at two paths, before and after a rename, is kept twice.
+        texts.dedup();
         texts
     }
 

@@ -13,7 +13,7 @@ use rustix::fs::{Advice, AtFlags, Dir, Mode, OFlags, fadvise, fsync, futimens, o
 
 use super::attributes;
 use super::disk::RealDisk;
-use super::history::copy;
+use super::sparse::copy;
 use super::state::stage_name;
 use super::tree::{create, dead, failed, times};
 use crate::disk::{DiskError, Stat};
@@ -69,8 +69,8 @@ impl RealDisk {
         }
         let xattrs = attributes::read_xattrs(file)?.unwrap_or_default();
         let name = stage_name(path) + "-again";
-        let mut fresh = create(&self.staging, &name)?;
-        copy(file, &mut fresh).map_err(|error| failed("copy a file", error))?;
+        let fresh = create(&self.staging, &name)?;
+        copy(file, &fresh).map_err(|error| failed("copy a file", error))?;
         attributes::apply(&fresh, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs })?;
         futimens(&fresh, &times(stat.mtime_ns))
             .map_err(|error| failed("set the modification time", error))?;

@@ -16,6 +16,7 @@ use super::aftermath::Aftermath;
 use super::attributes;
 use super::database::{self, Cuts, Databases};
 use super::history::Kept;
+use super::keep::{COPY, LINK};
 use super::reading::as_seen;
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in, times};
@@ -70,13 +71,9 @@ impl RealDisk {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed("open a directory", error))
         };
-        // Private copies of an earlier run.
-        let cuts = state.dir.join("cuts");
-        for entry in Dir::new(open(&cuts)?).map_err(|error| failed("list the cuts", error))?.flatten() {
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                let _ = unlinkat(open(&cuts)?, entry.file_name(), AtFlags::empty());
-            }
-        }
+        // Private copies of an earlier run, and what it was about to give its place.
+        sweep(&open(&state.dir.join("cuts"))?, |name| name != b"." && name != b"..")?;
+        sweep(&open(&state.dir.join("staging"))?, |name| name.ends_with(LINK) || name.ends_with(COPY))?;
         let disk = Self {
             root: state.root.clone(),
             state: state.dir.clone(),
@@ -284,6 +281,10 @@ impl Disk for RealDisk {
         self.write_stage(path, offset, bytes)
     }
 
+    fn stage_zeros(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<(), DiskError> {
+        self.clear_stage(path, offset, length)
+    }
+
     fn stage_seal(
         &mut self,
         path: &RelPath,
@@ -332,6 +333,16 @@ impl Disk for RealDisk {
         let stat = stat.ok_or(DiskError::Changed)?;
         self.watch.did(to, Some(stat));
         Ok(stat)
+    }
+
+    fn link(
+        &mut self,
+        from: &RelPath,
+        seen: &Stat,
+        to: &RelPath,
+        expect: Option<&Stat>,
+    ) -> Result<Stat, DiskError> {
+        self.link_as(from, seen, to, expect)
     }
 
     fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError> {
@@ -454,6 +465,16 @@ impl Disk for RealDisk {
         }
         synced
     }
+}
+
+/// Removes files from a directory of this replica's own.
+fn sweep(dir: &OwnedFd, goes: impl Fn(&[u8]) -> bool) -> Result<(), DiskError> {
+    for entry in Dir::read_from(dir).map_err(|error| failed("list a directory", error))?.flatten() {
+        if goes(entry.file_name().to_bytes()) {
+            let _ = unlinkat(dir, entry.file_name(), AtFlags::empty());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::database::Opened;
 use super::disk::RealDisk;
 use super::reading::hash;
+use super::sparse::copy;
 use super::tree::{create, dead, failed, stat_in, times};
 use crate::config::Config;
 use crate::device::DeviceId;
@@ -325,9 +326,9 @@ impl RealDisk {
             return Ok(Some(after));
         }
         let draft = format!("{name}.new");
-        let mut target = create(&kept.dir, &draft)?;
+        let target = create(&kept.dir, &draft)?;
         if let Some(source) = source {
-            copy(source, &mut target).map_err(|error| failed("keep a version", error))?;
+            copy(source, &target).map_err(|error| failed("keep a version", error))?;
         }
         if hash(&target)?.0.root() != replaced.root {
             return Err(DiskError::Changed);
@@ -349,8 +350,8 @@ impl RealDisk {
             return Err(RestoreError::Damaged(version.path.clone()));
         }
         let draft = format!("restore-{}", version.id);
-        let mut target = create(&self.staging, &draft)?;
-        copy(&source, &mut target).map_err(|error| failed("write a stage", error))?;
+        let target = create(&self.staging, &draft)?;
+        copy(&source, &target).map_err(|error| failed("write a stage", error))?;
         fchmod(&target, Mode::from_raw_mode(version.mode))
             .map_err(|error| failed("set permissions", error))?;
         futimens(&target, &times(version.mtime_ns))
@@ -386,13 +387,6 @@ impl RealDisk {
         }
         Ok(())
     }
-}
-
-pub(super) fn copy(source: &File, target: &mut File) -> std::io::Result<()> {
-    use std::io::{Seek, SeekFrom};
-    let mut source = source;
-    source.seek(SeekFrom::Start(0))?;
-    std::io::copy(&mut source, target).map(drop)
 }
 
 pub(super) fn now_ns() -> i64 {

@@ -3,17 +3,108 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Mode, RenameFlags, fsync, linkat, mkdirat, renameat, renameat_with, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, RenameFlags, fsync, futimens, linkat, mkdirat, renameat, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 
-use super::database;
 use super::disk::RealDisk;
 use super::state::stage_name;
-use super::tree::{dead, failed, stat_in, times};
-use crate::disk::{DiskError, FileKind};
+use super::tree::{create, dead, failed, stat_in, times};
+use super::{attributes, database, sparse};
+use crate::disk::{DiskError, FileKind, Stat};
 use crate::path::RelPath;
+use crate::record::Attributes;
+
+/// How names in the staging directory end that are about to be given their place in one step: a hard link, a copy.
+pub(super) const LINK: &[u8] = b"-link";
+pub(super) const COPY: &[u8] = b"-copy";
 
 impl RealDisk {
+    /// See [`crate::disk::Disk::link`].
+    pub(super) fn link_as(
+        &mut self,
+        from: &RelPath,
+        seen: &Stat,
+        to: &RelPath,
+        expect: Option<&Stat>,
+    ) -> Result<Stat, DiskError> {
+        self.check_expected(from, Some(seen))?;
+        self.check_expected(to, expect)?;
+        self.detach_sides(to)?;
+        let (source, place) = (self.tree.place(from)?, self.tree.place(to)?);
+        let draft = [stage_name(to).as_bytes(), LINK].concat();
+        self.drop_draft(&draft)?;
+        linkat(&source.dir, source.name, &self.staging, &draft[..], AtFlags::empty())
+            .map_err(|error| failed("link", error))?;
+        // The name may have led elsewhere by then.
+        let print = |stat: Stat| (stat.kind, stat.dev, stat.ino, stat.size, stat.mtime_ns, stat.mode);
+        let same = stat_in(&self.staging, &draft)?.is_some_and(|stat| print(stat) == print(*seen));
+        if !same {
+            self.drop_draft(&draft)?;
+            return Err(DiskError::Changed);
+        }
+        match renameat(&self.staging, &draft[..], &place.dir, place.name) {
+            Ok(()) => {}
+            Err(Errno::ISDIR | Errno::NOTEMPTY) => return Err(DiskError::NotEmpty),
+            Err(error) => return Err(failed("rename into place", error)),
+        }
+        // Between two names of one file a rename does nothing.
+        self.drop_draft(&draft)?;
+        self.touch(to);
+        self.cuts.forget(to);
+        stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)
+    }
+
+    fn drop_draft(&self, draft: &[u8]) -> Result<(), DiskError> {
+        match unlinkat(&self.staging, draft, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed("remove a stage", error)),
+        }
+    }
+
+    /// Gives an entry a second name, durably. A file that has other names already is copied: it could be edited through
+    /// them.
+    fn give_name(
+        &mut self,
+        path: &RelPath,
+        from: (&OwnedFd, &[u8]),
+        to: (&OwnedFd, &[u8]),
+    ) -> Result<(), DiskError> {
+        let stat = stat_in(from.0, from.1)?.ok_or(DiskError::Changed)?;
+        if stat.kind == FileKind::File && stat.nlink > 1 {
+            return self.give_copy(path, &stat, to);
+        }
+        match linkat(from.0, from.1, to.0, to.1, AtFlags::empty()) {
+            Ok(()) => self.sync_content(path),
+            Err(Errno::EXIST) => Err(DiskError::Taken),
+            Err(Errno::NOENT) => Err(DiskError::Changed),
+            Err(error) => Err(failed("keep a file", error)),
+        }
+    }
+
+    fn give_copy(&mut self, path: &RelPath, stat: &Stat, to: (&OwnedFd, &[u8])) -> Result<(), DiskError> {
+        let draft = stage_name(path) + "-copy";
+        let target = create(&self.staging, &draft)?;
+        if stat.size > 0 {
+            let opened = self.databases.open(&self.tree, path, stat)?;
+            sparse::copy(opened.file(), &target).map_err(|error| failed("copy a file", error))?;
+        }
+        if self.tree.stat(path)? != Some(*stat) {
+            return Err(DiskError::Changed);
+        }
+        let pinned = self.tree.pin(path)?;
+        let xattrs = attributes::read_xattrs(&pinned)?.unwrap_or_default();
+        attributes::apply(&target, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs })?;
+        futimens(&target, &times(stat.mtime_ns)).map_err(|error| failed("set the time", error))?;
+        fsync(&target).map_err(dead)?;
+        match renameat_with(&self.staging, &draft, to.0, to.1, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => Err(DiskError::Taken),
+            Err(error) => Err(failed("keep a file", error)),
+        }
+    }
+
     /// Replaces a live-looking database by its own standalone cut and removes its side files. The log belongs to this
     /// very content, so a crash between the two steps pairs it with nothing foreign: replaying it changes nothing.
     pub(super) fn detach_sides(&mut self, path: &RelPath) -> Result<(), DiskError> {
@@ -71,7 +162,9 @@ impl RealDisk {
         let is_database = stat_in(&place.dir, place.name)?
             .is_some_and(|stat| stat.size > 0 && self.databases.is_database(&self.tree, path, &stat));
         if !is_database {
-            names.truncate(1);
+            self.give_name(path, (&place.dir, place.name), (&at.dir, at.name))?;
+            self.sync_aside()?;
+            return Ok(kept.to_string());
         }
         for (number, (from, to)) in names.iter().enumerate() {
             match linkat(&place.dir, &from[..], &at.dir, &to[..], AtFlags::empty()) {
@@ -100,13 +193,7 @@ impl RealDisk {
                 Err(error) => return Err(failed("keep a database beside", error)),
             }
         } else {
-            match linkat(&from.dir, from.name, &at.dir, at.name, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => return Err(DiskError::Taken),
-                Err(Errno::NOENT) => return Err(DiskError::Changed),
-                Err(error) => return Err(failed("keep a file beside", error)),
-            }
-            self.sync_content(path)?;
+            self.give_name(path, (&from.dir, from.name), (&at.dir, at.name))?;
         }
         fsync(&at.dir).map_err(dead)?;
         Ok(to.to_string())

@@ -16,6 +16,7 @@ mod keep;
 pub mod limit;
 mod pause;
 mod reading;
+mod sparse;
 mod sqlite_index;
 mod stage;
 mod state;

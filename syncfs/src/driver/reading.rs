@@ -8,6 +8,7 @@ use rustix::fs::fstat;
 
 use super::database::{Opened, QUIET};
 use super::disk::{RealDisk, Unsynced};
+use super::sparse::{has_holes, next_data};
 use super::tree::{convert, failed};
 use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
 use crate::disk::{Disk, DiskError, FileKind, Reading, Stat};
@@ -18,13 +19,25 @@ use crate::record::{Chunk, Content};
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
 
-/// Cuts and hashes a file; also gives its first bytes.
+/// Cuts and hashes a file; also gives its first bytes. Holes are not read.
 pub(super) fn hash(file: &File) -> Result<(Content, [u8; 16]), DiskError> {
     let size = file.metadata().map_err(|error| failed("stat", error))?.len();
     let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES).max(1))];
     let (mut offset, mut chunker, mut head) = (0, None, [0; 16]);
+    // Up to here there is no hole.
+    let mut data_end = if has_holes(file) { 0 } else { u64::MAX };
     loop {
-        let read = file.read_at(&mut buffer, offset).map_err(|error| failed("read", error))?;
+        if offset >= data_end && offset < size {
+            let (start, end) = next_data(file, offset, size);
+            if start > offset {
+                let chunker = chunker.get_or_insert_with(|| Chunker::new(Cutting::choose(size, &head)));
+                chunker.push_zeros(start - offset);
+            }
+            (offset, data_end) = (start, end);
+        }
+        let room =
+            usize::try_from(data_end.saturating_sub(offset)).unwrap_or(usize::MAX).clamp(1, buffer.len());
+        let read = file.read_at(&mut buffer[..room], offset).map_err(|error| failed("read", error))?;
         if read == 0 {
             return Ok((chunker.map_or_else(Content::default, Chunker::finish), head));
         }

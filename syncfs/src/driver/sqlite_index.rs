@@ -133,6 +133,41 @@ impl SqliteIndex {
         Ok(())
     }
 
+    /// Replaces what finds an entry as a name of its file.
+    fn put_names(&self, id: i64, old: Option<&Entry>, new: Option<&Entry>) -> Result<(), IndexError> {
+        let inode = |entry: Option<&Entry>| entry.and_then(Entry::inode).map(signed);
+        let label = |entry: Option<&Entry>| entry.and_then(|entry| entry.record.kind.label().cloned());
+        let ([old_ino, new_ino], [old_label, new_label]) = ([old, new].map(inode), [old, new].map(label));
+        if old_ino != new_ino {
+            if let Some(ino) = old_ino {
+                self.write("DELETE FROM inode WHERE ino = ?1 AND entry = ?2", params![ino, id])?;
+            }
+            if let Some(ino) = new_ino {
+                self.write("INSERT INTO inode VALUES (?1, ?2)", params![ino, id])?;
+            }
+        }
+        if old_label != new_label {
+            if let Some(label) = old_label {
+                let sql = "DELETE FROM label WHERE label = ?1 AND entry = ?2";
+                self.write(sql, params![label.as_bytes(), id])?;
+            }
+            if let Some(label) = new_label {
+                self.write("INSERT INTO label VALUES (?1, ?2)", params![label.as_bytes(), id])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn paths(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<RelPath>, IndexError> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query(values)?;
+        let mut paths = Vec::new();
+        while let Some(row) = rows.next()? {
+            paths.push(path_of(row, 0)?);
+        }
+        Ok(paths)
+    }
+
     /// Files and bytes, without one entry and with another.
     fn count(&mut self, old: Option<&Content>, new: Option<&Content>) {
         if let Some(content) = old {
@@ -254,6 +289,7 @@ impl Index for SqliteIndex {
             self.put_chunks(id, old, content)?;
         }
         self.count(old, content);
+        self.put_names(id, before.as_ref().map(|row| &row.entry), Some(entry))?;
         if conflict_of(path).is_some() {
             let sql = match kind.is_live() {
                 true => "INSERT OR IGNORE INTO conflict VALUES (?1)",
@@ -270,6 +306,7 @@ impl Index for SqliteIndex {
         let old = entry.record.kind.content();
         self.put_chunks(id, old, None)?;
         self.count(old, None);
+        self.put_names(id, Some(&entry), None)?;
         self.write("DELETE FROM conflict WHERE kept_as = ?1", [path.as_bytes()])?;
         self.write("DELETE FROM entry WHERE id = ?1", [id])?;
         *self.last.borrow_mut() = Some((path.clone(), None));
@@ -304,6 +341,18 @@ impl Index for SqliteIndex {
             places.push(Location { path: path_of(row, 0)?, offset, length });
         }
         Ok(places)
+    }
+
+    fn names_of(&self, ino: u64, limit: usize) -> Result<Vec<RelPath>, IndexError> {
+        let sql = "SELECT path FROM inode JOIN entry ON entry.id = inode.entry WHERE ino = ?1
+                   ORDER BY sequence DESC LIMIT ?2";
+        self.paths(sql, params![signed(ino), limit as i64])
+    }
+
+    fn labelled(&self, label: &RelPath, limit: usize) -> Result<Vec<RelPath>, IndexError> {
+        let sql = "SELECT path FROM label JOIN entry ON entry.id = label.entry WHERE label = ?1
+                   ORDER BY sequence DESC LIMIT ?2";
+        self.paths(sql, params![label.as_bytes(), limit as i64])
     }
 
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {

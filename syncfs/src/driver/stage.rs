@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::attributes;
 use super::disk::{GROUP_SYNC, RealDisk};
+use super::sparse;
 use super::state::stage_name;
 use super::tree::{dead, failed, stat_in, times};
 use crate::config::MinFree;
@@ -73,7 +74,12 @@ impl RealDisk {
     }
 
     pub(super) fn write_stage(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        self.open_stage(path)?.write_all_at(bytes, offset).map_err(|error| failed("write a stage", error))
+        sparse::write(self.open_stage(path)?, offset, bytes).map_err(|error| failed("write a stage", error))
+    }
+
+    pub(super) fn clear_stage(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<(), DiskError> {
+        let cleared = sparse::clear(self.open_stage(path)?, offset, u64::from(length));
+        cleared.map_err(|error| failed("write a stage", error))
     }
 
     pub(super) fn seal_stage(

@@ -284,7 +284,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let before = self.index.entry(&copy)?.map(|entry| entry.record);
         if before.as_ref().is_none_or(|before| !before.kind.is_live()) {
             let seen = self.stat(&copy)?;
-            let record = self.own_version(before.as_ref(), &copy, loser.kind);
+            let record = self.own_version(before.as_ref(), &copy, loser.kind.linked(None));
             self.put(record, seen)?;
         }
         Ok(())
@@ -311,6 +311,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Kind::File { .. } | Kind::Symlink { .. } => {
                 let adjusted = entry.as_ref().and_then(|entry| can_adjust(entry, &record));
                 match (adjusted, &expect) {
+                    _ if self.other_name(&record)?.is_some() => match self.link(&record, expect.as_ref()) {
+                        Ok(None) => return Ok(Outcome::Again),
+                        Err(StoreError::Disk(error)) => Err(error),
+                        linked => Ok(linked?),
+                    },
                     (Some((attributes, mtime_ns)), Some(expect)) => {
                         self.disk.adjust(&path, expect, attributes, mtime_ns).map(Some)
                     }
@@ -319,7 +324,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         };
         match placed {
-            Ok(seen) => self.took(record, seen),
+            Ok(seen) => {
+                self.lost_name(&path, expect.as_ref())?;
+                self.took(record, seen)
+            }
             // What is in it may be about to go, too.
             Err(DiskError::NotEmpty) if !last || self.pending.has_inside(&path) => Ok(Outcome::Defer),
             Err(DiskError::NotEmpty) if !record.kind.is_live() && self.holds_only_ignored(&path)? => {
@@ -435,14 +443,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let expect = self.stat(&key.0)?;
         if expect != self.over(key) {
+            // What stands there now is set aside in its turn, and this restore begins again.
             self.pending.remove(key);
             self.observe_now(&key.0)?;
-            return Ok(Outcome::Done);
+            return Ok(Outcome::Again);
         }
         let placed = match &record.kind {
             Kind::Deleted => return Ok(Outcome::Done),
             Kind::Dir { attributes } => self.place_dir(&key.0, attributes, expect.as_ref())?,
-            Kind::File { .. } | Kind::Symlink { .. } => self.place_file(&key.0, expect.as_ref())?,
+            Kind::File { .. } | Kind::Symlink { .. } => match self.link(&record, expect.as_ref())? {
+                Some(seen) => seen,
+                None => self.place_file(&key.0, expect.as_ref())?,
+            },
         };
         // Under a new sequence, so that a peer which was told "gone" hears of it again.
         entry.seen = Some(placed);
@@ -456,7 +468,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
 pub(super) fn can_adjust<'a>(entry: &Entry, record: &'a Record) -> Option<(&'a Attributes, i64)> {
     let only_name = entry.seen.is_some_and(|seen| seen.nlink == 1) && !entry.stale;
     match (&entry.record.kind, &record.kind) {
-        (Kind::File { content: ours, .. }, Kind::File { attributes, mtime_ns, content, link: None })
+        (Kind::File { content: ours, .. }, Kind::File { attributes, mtime_ns, content, .. })
             if only_name && ours == content =>
         {
             Some((attributes, *mtime_ns))

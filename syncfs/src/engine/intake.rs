@@ -36,8 +36,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.problems.clear();
         self.load_rules()?;
         self.walk(None, &mut present, &mut unread)?;
-        self.take_up(&present, &mut report)?;
         present.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        self.take_up(&present, &mut report)?;
         let mut gone = Vec::new();
         self.each_entry(|entry| {
             let path = &entry.record.path;
@@ -52,6 +52,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.release();
             self.take_up_gone(gone, &mut report)?;
         }
+        self.look_at_names()?;
         self.plans_are_settled();
         self.commit()?;
         if std::mem::take(&mut self.fence_unsettled) && self.retire()? {
@@ -78,7 +79,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.believes(&gone, &present)? {
             self.take_up_gone(gone, &mut ScanReport::default())?;
         }
-        Ok(())
+        self.look_at_names()
     }
 
     /// The same for directories of which only the attributes may have changed.
@@ -122,6 +123,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn take_up(&mut self, present: &[(RelPath, Stat)], report: &mut ScanReport) -> Result<(), StoreError> {
+        self.note_names(present);
         for (path, stat) in present {
             report.seen += 1;
             if self.observe(path, Some(*stat))? == Observed::Changed {
@@ -211,12 +213,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         {
             return Ok(Observed::Same);
         }
-        let (kind, stat) = match self.read_kind(path, &stat, entry.as_ref()) {
+        let names = self.other_names(path, &stat)?;
+        let (kind, stat) = match self.read_kind(path, &stat, entry.as_ref(), &names) {
             Ok(Some(read)) => read,
             Ok(None) => return Ok(Observed::Unclear),
             Err(error) => return self.unclear(path, error),
         };
         self.solved(path);
+        if entry.as_ref().is_none_or(|entry| entry.record.kind != kind) {
+            self.look_at_others(path, &stat)?;
+        }
         if let Some(record) = self.arrived(path, entry.as_ref(), &kind) {
             self.event(Event::Applied(path.clone()));
             self.put(record, Some(stat))?;

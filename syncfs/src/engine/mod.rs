@@ -12,6 +12,7 @@
 //! Any `Err` of type [`StoreError`] is final: drop the engine, and open the folder again.
 
 mod apply;
+mod barrier;
 mod directing;
 mod exchange;
 mod fencing;
@@ -19,6 +20,7 @@ mod guarding;
 mod ignoring;
 mod intake;
 mod keeping;
+mod links;
 mod moves;
 mod pacing;
 mod pending;
@@ -34,13 +36,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::device::{DeviceId, FolderId};
 use crate::digest::{Digest, Digester};
 use crate::disk::Disk;
-use crate::error::{Lag, StoreError, Violation, WaitError};
+use crate::error::{StoreError, Violation};
 use crate::index::{Entry, Index, IndexError, Meta};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
 use crate::record::Record;
 use crate::status::{Event, PeerStatus, Problem, Status, Summary};
-use crate::token::Token;
 use crate::wire::Message;
 
 use exchange::Session;
@@ -131,6 +132,7 @@ pub struct Engine<D, I> {
     guard: guarding::Guard,
     course: directing::Course,
     room: room::Room,
+    links: links::Links,
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -165,6 +167,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             guard: guarding::Guard::default(),
             course: directing::Course::default(),
             room: room::Room::default(),
+            links: links::Links::default(),
         };
         engine.stale = engine.stale_entries()?.len() as u64;
         Ok(engine)
@@ -308,57 +311,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         !self.unsettled.is_empty()
     }
 
-    /// The point that this replica has reached, for a barrier. Everything before it is committed.
-    #[must_use]
-    pub fn token(&self) -> Option<Token> {
-        let Meta { device, index, sequence, .. } = self.meta;
-        self.meta.folder.map(|folder| Token { folder, device, index, sequence })
-    }
-
-    /// Which of `peers` do not have everything up to our `token` durably; empty means that the barrier holds.
-    ///
-    /// # Errors
-    /// [`WaitError::Foreign`] if the token is not ours, [`WaitError::Fenced`] if its writes were fenced off.
-    pub fn lagging(&self, token: &Token, peers: &[DeviceId]) -> Result<Vec<Lag>, WaitError> {
-        if Some(token.folder) != self.meta.folder || token.device != self.meta.device {
-            return Err(WaitError::Foreign);
-        }
-        if token.index != self.meta.index {
-            return Err(WaitError::Fenced { epoch: self.meta.fences.epoch() });
-        }
-        let mut lags = Vec::new();
-        for &device in peers {
-            let state = self.index.peer(&device).map_err(StoreError::from)?;
-            let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
-            if acked < token.sequence {
-                let behind = token.sequence - acked;
-                lags.push(Lag { device, behind, connected: self.is_connected(&device) });
-            }
-        }
-        Ok(lags)
-    }
-
-    /// How far this replica is behind another one's token; `None` means that it has everything durably.
-    ///
-    /// # Errors
-    /// [`WaitError::Foreign`] if the token is of another folder, [`WaitError::Fenced`] if its writes were fenced off.
-    pub fn behind(&self, token: &Token) -> Result<Option<Lag>, WaitError> {
-        if self.meta.folder.is_some_and(|folder| folder != token.folder) {
-            return Err(WaitError::Foreign);
-        }
-        let theirs = match token.device == self.meta.device {
-            true => Some(self.meta.index),
-            false => self.index.peer(&token.device).map_err(StoreError::from)?.theirs,
-        };
-        let known = self.known(&token.device);
-        if theirs.is_some_and(|theirs| theirs != token.index) && known >= token.sequence {
-            return Err(WaitError::Fenced { epoch: self.meta.fences.epoch() });
-        }
-        let behind = token.sequence.saturating_sub(known);
-        let connected = self.is_connected(&token.device);
-        Ok((behind > 0).then_some(Lag { device: self.meta.device, behind, connected }))
-    }
-
     fn known(&self, device: &DeviceId) -> u64 {
         if *device == self.meta.device { self.meta.sequence } else { self.meta.knowledge.counter(device) }
     }
@@ -402,6 +354,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         // A restore was of the version before.
         self.pending.remove(&(record.path.clone(), OWN));
         self.reconsider(&record.path);
+        self.may_link_again(&record.path);
         self.tell_of_conflict(&record)?;
         self.agree_on(&record.path, &record.version)?;
         let sequence = self.next_sequence();

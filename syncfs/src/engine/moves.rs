@@ -155,7 +155,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Whether the renamed entry itself still is what it was; a file is read to be sure.
     fn is_renamed(&mut self, step: &Step, stat: &Stat) -> Result<bool, StoreError> {
-        match self.read_kind(&step.to, stat, Some(&step.old)) {
+        let names = self.other_names(&step.to, stat)?;
+        match self.read_kind(&step.to, stat, Some(&step.old), &names) {
             Ok(Some((kind, _))) => Ok(kind == step.old.record.kind),
             Err(error) if error.is_final() => Err(error.into()),
             Ok(None) | Err(_) => Ok(false),

@@ -55,6 +55,8 @@ pub(super) enum Stage {
     Deferred { staged: bool },
     /// The peer does not have the content any more: waits for a newer version.
     Gone,
+    /// Its content comes under another name of the same file.
+    Linked,
 }
 
 /// Where a version is listed.
@@ -90,8 +92,13 @@ impl Pending {
         match self.stage {
             Stage::Looking { next, .. } => next > 0,
             Stage::Fetching(_) | Stage::Ready { .. } => true,
-            Stage::Deferred { .. } | Stage::Gone => false,
+            Stage::Deferred { .. } | Stage::Gone | Stage::Linked => false,
         }
+    }
+
+    /// Whether its content will be here soon.
+    pub(super) fn is_coming(&self) -> bool {
+        matches!(self.stage, Stage::Looking { .. } | Stage::Fetching(_) | Stage::Ready { .. })
     }
 }
 
@@ -111,6 +118,8 @@ pub(super) struct Table {
     looking: BTreeSet<Key>,
     ready: BTreeSet<Key>,
     offers: BTreeMap<SessionId, Offers>,
+    /// Who waits for another name of the same file.
+    linked: BTreeMap<RelPath, BTreeSet<Key>>,
 }
 
 impl Table {
@@ -153,6 +162,12 @@ impl Table {
 
     pub(super) fn set_stage(&mut self, key: &Key, stage: Stage) {
         self.update(key, |pending| pending.stage = stage);
+    }
+
+    /// Lets one version wait until there is nothing to wait for at another path.
+    pub(super) fn wait_for(&mut self, key: &Key, path: RelPath) {
+        self.set_stage(key, Stage::Linked);
+        self.linked.entry(path).or_default().insert(key.clone());
     }
 
     pub(super) fn restart(&mut self, key: &Key) {
@@ -279,7 +294,7 @@ impl Table {
         for (key, pending) in self.all.range_mut(of_path(path)) {
             let list = match pending.stage {
                 Stage::Looking { .. } if turn == Some(key.1) => List::Looking,
-                Stage::Looking { .. } | Stage::Fetching(_) => List::Waiting,
+                Stage::Looking { .. } | Stage::Fetching(_) | Stage::Linked => List::Waiting,
                 Stage::Ready { .. } => List::Ready,
                 Stage::Deferred { .. } => List::Deferred,
                 Stage::Gone => List::Gone,
@@ -302,6 +317,19 @@ impl Table {
                 List::Ready => drop(self.ready.insert(key.clone())),
                 List::Deferred => drop(offers.deferred.insert(path.clone())),
                 List::Gone => drop(offers.gone.insert(path.clone())),
+            }
+        }
+        self.release(path);
+    }
+
+    /// Nothing comes at a path any more: those that waited for it go on.
+    fn release(&mut self, path: &RelPath) {
+        let comes = |table: &Self| table.all.range(of_path(path)).any(|(_, pending)| pending.is_coming());
+        if self.linked.contains_key(path) && !comes(self) {
+            for key in self.linked.remove(path).unwrap_or_default() {
+                if self.get(&key).is_some_and(|pending| matches!(pending.stage, Stage::Linked)) {
+                    self.restart(&key);
+                }
             }
         }
     }

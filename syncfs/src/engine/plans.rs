@@ -70,7 +70,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// The version that stands there because the life before put it there, if it did.
     pub(super) fn arrived(&self, path: &RelPath, entry: Option<&Entry>, kind: &Kind) -> Option<Record> {
-        let record = self.plans.left.get(path).filter(|record| record.kind == *kind)?;
+        // What could not be linked has no label by which it could be known.
+        let alone = kind.clone().linked(None);
+        let record = self.plans.left.get(path).filter(|record| record.kind.clone().linked(None) == alone)?;
         let newer = matches!(reconcile(entry.map(|entry| &entry.record), record), Decision::Take);
         let fits = newer && entry.is_none_or(|entry| !entry.stale) && self.meta.fences.admit(record);
         fits.then(|| record.clone())

@@ -13,6 +13,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         path: &RelPath,
         stat: &Stat,
         entry: Option<&Entry>,
+        names: &[Entry],
     ) -> Result<Option<(Kind, Stat)>, DiskError> {
         Ok(match stat.kind {
             FileKind::Dir => {
@@ -28,6 +29,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 None
             }
             FileKind::File => {
+                let label = self.label(path, stat, entry, names);
+                if let Some((kind, seen)) = self.read_as(stat, names) {
+                    return Ok(Some((kind.linked(label), seen)));
+                }
                 let Reading { content, stat, mut mtime_ns, cut } = self.disk.read(path, stat)?;
                 if cut {
                     self.was_cut(path);
@@ -43,7 +48,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
                 // What changes from here on changes the fingerprint, too.
                 let (attributes, seen) = self.read_attributes(path, &stat, entry, before.is_some())?;
-                Some((Kind::File { attributes, mtime_ns, content, link: None }, seen))
+                Some((Kind::File { attributes, mtime_ns, content, link: label }, seen))
             }
         })
     }

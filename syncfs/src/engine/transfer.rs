@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::chunk::is_zeros;
 use crate::disk::{Disk, DiskError, Run, Stat, is_intact};
 use crate::error::{StoreError, Violation};
 use crate::hash::{Blob, ContentHash};
@@ -110,6 +111,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.pending.set_stage(key, Stage::Ready { staged: false });
                 return Ok(());
             }
+            if let Some(label) = self.comes_with(key, &record) {
+                self.pending.wait_for(key, label);
+                return Ok(());
+            }
             self.take_stage(key);
         }
         match &record.kind {
@@ -129,6 +134,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
+    /// The other name under which the file that a version is a name of is on its way. Only an earlier one, so that no two
+    /// wait for each other.
+    fn comes_with(&self, key: &Key, record: &Record) -> Option<RelPath> {
+        let label = record.kind.label().filter(|label| **label < record.path && key.1 != OWN)?;
+        let other = self.pending.get(&(label.clone(), key.1))?;
+        (other.is_coming() && other.record.kind == record.kind).then(|| label.clone())
+    }
+
     fn gather_file(&mut self, key: &Key, record: &Record, budget: &mut u64) -> Result<(), StoreError> {
         let (mut next, mut missing) = (0, Missing::new());
         self.pending.update(key, |pending| {
@@ -141,8 +154,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if *budget == 0 {
                 break;
             }
-            *budget = budget.saturating_sub(u64::from(chunk.length));
             next += 1;
+            if is_zeros(&chunk) {
+                let cleared = self.disk.stage_zeros(&key.0, offset, chunk.length);
+                if cleared.is_err() {
+                    return self.staged(key, cleared);
+                }
+                continue;
+            }
+            *budget = budget.saturating_sub(u64::from(chunk.length));
             match self.place_local(&key.0, offset, chunk) {
                 Ok(true) => {}
                 Ok(false) => drop(missing.insert((chunk.hash, offset), chunk.length)),
@@ -192,7 +212,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         });
         Ok(match reconcile(entry.as_ref().map(|entry| &entry.record), record) {
             Decision::Keep | Decision::Merge { .. } => false,
-            Decision::Take => !same,
+            Decision::Take => !same && self.other_name(record)?.is_none(),
             Decision::Conflict { theirs_wins, copy, .. } => !same && (theirs_wins || copy.is_some()),
         })
     }
@@ -210,7 +230,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(true);
         }
         for chunk in record.kind.content().map(|content| content.chunks()).unwrap_or_default() {
-            let mut found = false;
+            let mut found = is_zeros(chunk);
             for place in
                 self.index.locate(&chunk.hash)?.into_iter().filter(|place| place.length == chunk.length)
             {

@@ -14,7 +14,7 @@ use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::{FENCES_MAX, Fence};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{PATH_BYTES_MAX, PathError, RelPath};
-use crate::record::{Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
+use crate::record::{Record, VECTOR_DEVICES_MAX, VersionVector};
 
 /// The version of a record's encoding, its first byte on the wire and in the index.
 const RECORD_VERSION: u8 = 1;
@@ -170,7 +170,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
 /// Encodes what stands at a path: how the index stores it.
 #[cfg(feature = "driver")]
 #[must_use]
-pub(crate) fn encode_kind(kind: &Kind) -> Vec<u8> {
+pub(crate) fn encode_kind(kind: &crate::record::Kind) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(64));
     out.kind(kind);
     out.0
@@ -178,7 +178,7 @@ pub(crate) fn encode_kind(kind: &Kind) -> Vec<u8> {
 
 /// The inverse of [`encode_kind`].
 #[cfg(feature = "driver")]
-pub(crate) fn decode_kind(bytes: &[u8]) -> Result<Kind, DecodeError> {
+pub(crate) fn decode_kind(bytes: &[u8]) -> Result<crate::record::Kind, DecodeError> {
     let mut input = Reader(bytes);
     let kind = input.kind()?;
     input.end()?;
@@ -415,9 +415,6 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Invalid("writer of a record"));
         }
         let kind = self.kind()?;
-        if matches!(&kind, Kind::File { link: Some(link), .. } if *link >= path) {
-            return Err(DecodeError::Invalid("hard link"));
-        }
         Ok(Record { path, kind, version, by, epoch })
     }
 

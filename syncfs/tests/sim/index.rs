@@ -38,6 +38,12 @@ impl Index for SimIndex {
     fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
         self.0.locate(hash)
     }
+    fn names_of(&self, ino: u64, limit: usize) -> Result<Vec<RelPath>, IndexError> {
+        self.0.names_of(ino, limit)
+    }
+    fn labelled(&self, label: &RelPath, limit: usize) -> Result<Vec<RelPath>, IndexError> {
+        self.0.labelled(label, limit)
+    }
     fn plan(&mut self, record: &Record) -> Result<(), IndexError> {
         self.0.plan(record)
     }

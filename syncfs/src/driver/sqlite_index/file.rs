@@ -13,7 +13,12 @@ use crate::index::{Index, IndexError, Meta, Totals};
 use crate::wire::decode_vector;
 
 /// The version of the schema that this code reads and writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+/// What the second version added: how the names of a file are found.
+const NAMES: &str = "
+    CREATE TABLE inode (ino INTEGER NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (ino, entry)) STRICT, WITHOUT ROWID;
+    CREATE TABLE label (label BLOB NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (label, entry)) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 2";
 
 impl SqliteIndex {
     /// Creates the file of a new replica.
@@ -34,14 +39,36 @@ impl SqliteIndex {
         if version > SCHEMA_VERSION {
             return Err(IndexError::Newer { found: version, known: SCHEMA_VERSION });
         }
-        if version < SCHEMA_VERSION {
+        if version < 1 {
             return Err(IndexError::Damaged(format!("its format is {version}")));
         }
         let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if check != "ok" {
             return Err(IndexError::Damaged(check));
         }
-        Self::new(connection)
+        let mut index = Self::new(connection)?;
+        if version == 1 {
+            index.add_names()?;
+        }
+        Ok(index)
+    }
+
+    /// From the first version of the schema to the second.
+    fn add_names(&mut self) -> Result<(), IndexError> {
+        self.begin()?;
+        self.connection.execute_batch(NAMES)?;
+        let mut after = None;
+        loop {
+            let page = self.page(after.as_ref(), 1000)?;
+            for entry in &page {
+                let row = self.find(&entry.record.path)?.ok_or_else(|| damaged("entry"))?;
+                self.put_names(row.id, None, Some(entry))?;
+            }
+            match page.last() {
+                Some(last) => after = Some(last.record.path.clone()),
+                None => return self.commit(),
+            }
+        }
     }
 
     fn new(connection: Connection) -> Result<Self, IndexError> {
@@ -82,4 +109,52 @@ fn connect(path: &Path) -> Result<Connection, IndexError> {
     )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::IndexId;
+    use crate::disk::{FileKind, Stat};
+    use crate::index::Entry;
+    use crate::path::RelPath;
+    use crate::record::{Attributes, Content, Kind, Owner, Record, VersionVector};
+    use crate::status::Role;
+
+    #[test]
+    fn an_index_of_the_first_version_finds_the_names_of_files_after_it_was_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("index.db");
+        let device = DeviceId::from_bytes([7; 32]);
+        let (knowledge, fences) = (VersionVector::default(), Fences::default());
+        let (index, role) = (IndexId(1), Role::Shared);
+        let meta = Meta { device, folder: None, index, sequence: 1, knowledge, fences, role, asides: 0 };
+        SqliteIndex::create(&file, &meta).unwrap();
+        let (path, label) = (RelPath::new("b").unwrap(), RelPath::new("a").unwrap());
+        let kind = Kind::File {
+            attributes: Attributes::of_mode(0o644),
+            mtime_ns: 0,
+            content: Content::default(),
+            link: Some(label.clone()),
+        };
+        let version = [(device, 1)].into_iter().collect();
+        let record = Record { path: path.clone(), kind, version, by: device, epoch: 0 };
+        let (owner, kind) = (Owner { uid: 0, gid: 0 }, FileKind::File);
+        let (mode, mtime_ns, ctime_ns, dev, ino, nlink) = (0o644, 0, 0, 1, 42, 2);
+        let seen = Stat { kind, size: 0, mode, mtime_ns, ctime_ns, dev, ino, nlink, owner, side: 0 };
+        let entry = Entry { record, sequence: 1, seen: Some(seen), stale: false };
+        let mut index = SqliteIndex::open(&file).unwrap();
+        index.put(&entry).unwrap();
+        index.commit().unwrap();
+        index
+            .connection
+            .execute_batch("DROP TABLE inode; DROP TABLE label; PRAGMA user_version = 1")
+            .unwrap();
+        drop(index);
+        for _ in 0..2 {
+            let index = SqliteIndex::open(&file).unwrap();
+            assert_eq!(index.names_of(42, 9).unwrap(), std::slice::from_ref(&path));
+            assert_eq!(index.labelled(&label, 9).unwrap(), std::slice::from_ref(&path));
+        }
+    }
 }

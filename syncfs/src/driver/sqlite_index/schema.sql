@@ -44,6 +44,20 @@ CREATE TABLE chunk (
     PRIMARY KEY (hash, entry, start)
 ) STRICT, WITHOUT ROWID;
 
+-- The files that were seen with an inode number: the names of a file are found by it.
+CREATE TABLE inode (
+    ino    INTEGER NOT NULL,
+    entry  INTEGER NOT NULL,
+    PRIMARY KEY (ino, entry)
+) STRICT, WITHOUT ROWID;
+
+-- The files that have a label: names that are one file elsewhere are found by it.
+CREATE TABLE label (
+    label  BLOB NOT NULL,
+    entry  INTEGER NOT NULL,
+    PRIMARY KEY (label, entry)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE peer (
     device BLOB PRIMARY KEY,
     theirs INTEGER,
@@ -66,4 +80,4 @@ CREATE TABLE plan (
     epoch   INTEGER NOT NULL
 ) STRICT;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
