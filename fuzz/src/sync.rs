@@ -5,7 +5,7 @@ use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Owner, Record, VersionVector};
-use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode, frame};
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
 
 use crate::Seed;
@@ -13,11 +13,14 @@ use crate::input::Input;
 
 pub use crate::sync_world::{session, session_seeds};
 
-/// A frame's content, or a token as text: what decodes is within its limits and has one encoding.
+/// A frame's content, plain or compressed, or a token as text: what decodes is within its limits and has one encoding.
 pub fn message(data: &[u8]) {
     if let Ok(message) = decode(data) {
         assert!(data.len() <= FRAME_BYTES_MAX);
         assert_eq!(encode(&message), data, "{message:?}");
+    }
+    if let Ok(message) = frame::decompress(data) {
+        assert!(message.len() <= FRAME_BYTES_MAX);
     }
     let text = String::from_utf8_lossy(data);
     if let Ok(token) = text.parse::<Token>() {
@@ -188,7 +191,9 @@ pub fn message_seeds() -> Vec<Seed> {
     let count = 1 + 8 + 8 + 1 + 4 + 40;
     endless[count..count + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let token = Token { folder: FolderId::from_bytes([2; 16]), device, index, sequence: 12 };
+    let frame = frame::compress(&b"again and again ".repeat(100)).expect("it repeats itself");
     vec![
+        ("compressed", frame),
         (
             "hello",
             encode(&Message::Hello {

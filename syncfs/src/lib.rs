@@ -45,7 +45,7 @@
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index and a disk in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`greeting`] | which folder a stream is about, before its first message |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `pacing` (how often a database is cut), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `directing` (folders of one direction) |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `barrier` (who has what), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `pacing` (how often a database is cut), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `directing` (folders of one direction) |
 //! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `pause` and `aftermath` (times in which nothing works, and what they leave), `history`, `state`, `watch`, `stream`, `identity` and `tls`, `limit` (shares of a line) |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
@@ -142,5 +142,5 @@ pub use error::{
 pub use hash::{Blob, ContentHash};
 pub use history::{At, History, Version};
 pub use path::{PathError, RelPath};
-pub use status::{Conflict, Event, Pause, PeerStatus, Problem, Role, ScanReport, Status, Summary};
+pub use status::{Conflict, Event, Pause, PeerStatus, Problem, Role, ScanReport, Status, Summary, Transfer};
 pub use token::Token;

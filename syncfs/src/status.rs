@@ -82,6 +82,20 @@ pub struct PeerStatus {
     pub acked: u64,
     /// How many sequences it lacks.
     pub behind: u64,
+    /// What is on its way from it.
+    pub transfer: Transfer,
+}
+
+/// How far the transfer from a peer is, as far as the peer has told what there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transfer {
+    /// Its versions that are not durable here yet.
+    pub left_files: u64,
+    /// Bytes of their chunks that are still to come.
+    pub left_bytes: u64,
+    /// Bytes of chunks that came since its session began.
+    pub done_bytes: u64,
 }
 
 /// Something that a person should look at.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -31,6 +31,8 @@ use crate::wire::{BYE_BYTES_MAX, Message};
 const COMMANDS_MAX: usize = 16;
 /// Messages that may wait for a stream.
 const OUTGOING_MAX: usize = 4;
+/// How often it is looked whether bytes arrive.
+const HEAR_EVERY: Duration = Duration::from_secs(5);
 /// Events that a slow subscriber may lag behind.
 const SUBSCRIBER_LAG_MAX: usize = 1024;
 
@@ -137,20 +139,20 @@ impl Folder {
         self.command(Command::Open(session, expect, outgoing)).await.ok_or(SyncError::Closed)?;
         let nudge = Nudge(self.shared.commands.clone());
         let (mut reader, writer) = tokio::io::split(stream);
-        let mut writer = BufWriter::with_capacity(64 << 10, writer);
-        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+        let mut writer = stream::Sender::new(writer);
+        let (received, sent, arrived) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let reading = async {
-            while let Some((message, bytes)) = stream::receive(&mut reader).await? {
+            while let Some((message, bytes)) = stream::receive(&mut reader, &arrived).await? {
                 received.fetch_add(bytes, Ordering::Relaxed);
                 self.command(Command::Received(session, message)).await.ok_or(SyncError::Closed)?;
             }
-            Ok(None)
+            Ok(())
         };
         let writing = async {
             while let Some(next) = inbox.recv().await {
                 match next {
                     Outgoing::Message(message) => {
-                        sent.fetch_add(stream::send(&mut writer, &message).await?, Ordering::Relaxed);
+                        sent.fetch_add(writer.send(&message).await?, Ordering::Relaxed);
                         if inbox.is_empty() {
                             writer.flush().await?;
                         }
@@ -166,13 +168,14 @@ impl Folder {
             let error = self.let_go();
             let mut reason = error.to_string();
             reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
-            stream::send(&mut writer, &Message::Bye(reason)).await?;
+            writer.send(&Message::Bye(reason)).await?;
             writer.shutdown().await?;
             Err(error)
         };
-        let result: Result<Option<()>, SyncError> = tokio::select! {
+        let result: Result<(), SyncError> = tokio::select! {
             result = reading => result,
             result = writing => result,
+            result = self.hear(session, &arrived) => result,
         };
         result?;
         drop(nudge);
@@ -190,6 +193,18 @@ impl Folder {
         summary.received_bytes = received.into_inner();
         summary.sent_bytes = sent.into_inner();
         Ok(summary)
+    }
+
+    /// While a long message arrives slowly its sender is alive, for ever.
+    async fn hear(&self, session: SessionId, arrived: &AtomicU64) -> Result<(), SyncError> {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(HEAR_EVERY).await;
+            let now = arrived.load(Ordering::Relaxed);
+            if std::mem::replace(&mut before, now) != now {
+                self.command(Command::Heard(session)).await.ok_or(SyncError::Closed)?;
+            }
+        }
     }
 
     /// Looks at the whole directory now.

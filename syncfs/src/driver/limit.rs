@@ -15,8 +15,8 @@ use tokio::time::{Instant, Sleep};
 
 /// How much of a pause may be made up for at full speed.
 pub const BURST: Duration = Duration::from_millis(100);
-/// The smallest limit, in bytes a second: a slower line would not carry a chunk before its session counts as dead.
-pub const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// The smallest limit, in bytes a second: on a slower line a chunk would take longer than anybody waits for an edit.
+pub const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
 /// What one wait is for at least: fewer, larger steps.
 const STEP_BYTES: u64 = 4 << 10;
 

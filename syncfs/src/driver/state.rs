@@ -45,7 +45,9 @@ impl State {
         let dir = state_dir(config, &root);
         let marker = root.join(".syncfs/marker");
         if marker.exists() {
-            return its_device(config, &marker);
+            let device = its_device(config, &marker)?;
+            // The folder that it is to be is a matter of its index.
+            return config.folder.map_or(Ok(device), |_| Self::open(config).map(|_| device));
         }
         let empty = fs::read_dir(&root)
             .map_err(io(&root, "list the directory"))?
@@ -112,10 +114,10 @@ impl State {
             return Err(state(&dir, "its marker and its index name different devices"));
         }
         match (config.folder, meta.folder) {
-            (Some(wanted), Some(found)) if wanted != found => {
+            (Some(wanted), Some(found)) if wanted != found && !is_alone(&index, &dir)? => {
                 return Err(OpenError::WrongFolder { wanted, found });
             }
-            (Some(wanted), None) => {
+            (Some(wanted), found) if found != Some(wanted) => {
                 meta.folder = Some(wanted);
                 index
                     .put_meta(&meta)
@@ -140,6 +142,12 @@ impl State {
     pub(super) fn marker_dir(&self) -> PathBuf {
         self.root.join(".syncfs")
     }
+}
+
+/// Whether a replica never exchanged anything with a peer: then its folder's identity is nobody else's.
+fn is_alone(index: &SqliteIndex, dir: &Path) -> Result<bool, OpenError> {
+    use crate::index::Index;
+    Ok(index.peers().map_err(|error| state(dir, error))?.is_empty())
 }
 
 /// Whether a path still leads to the directory that is open as `fd`.

@@ -42,6 +42,8 @@ const UNWATCHED_RESCAN: Duration = Duration::from_secs(60);
 const ROOT_EVERY: Duration = Duration::from_secs(10);
 /// How old a status may be while much happens.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
+/// How often the status follows a transfer in which nothing else happens.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// How often what is kept is looked through for what is too old or too much.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
 
@@ -64,6 +66,8 @@ pub(super) enum Command {
     Behind(Token, Reply<Option<Lag>, WaitError>),
     Open(SessionId, Option<DeviceId>, mpsc::Sender<Outgoing>),
     Received(SessionId, Message),
+    /// Bytes arrive on a stream.
+    Heard(SessionId),
     /// A stream can take another message, or is gone.
     Nudge,
     Closed(SessionId, oneshot::Sender<(Summary, Option<Violation>)>),
@@ -109,6 +113,8 @@ pub(super) struct Worker {
     status_at: Instant,
     /// Since when there is no room.
     short_since_ns: Option<i64>,
+    /// Bytes of chunks at the last status.
+    fetched: u64,
     _state: State,
 }
 
@@ -152,6 +158,7 @@ impl Worker {
             status_stale: false,
             status_at: now,
             short_since_ns: None,
+            fetched: 0,
             _state: state,
         })
     }
@@ -354,6 +361,10 @@ impl Worker {
             self.status_stale = true;
         }
         self.status_stale |= self.engine.differing() != self.outlet.status.borrow().differing;
+        let fetched = self.engine.fetched_bytes();
+        if fetched != self.fetched && self.status_at.elapsed() >= PROGRESS_EVERY {
+            (self.fetched, self.status_stale) = (fetched, true);
+        }
         if self.status_stale && self.status_at.elapsed() >= STATUS_EVERY {
             self.show_status()?;
         }

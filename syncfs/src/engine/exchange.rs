@@ -19,7 +19,7 @@ use crate::fence::Fence;
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::VersionVector;
-use crate::status::{Event, Summary};
+use crate::status::{Event, Summary, Transfer};
 use crate::wire::{Message, Numbered, RECORDS_MAX, VERSION, Want};
 
 use super::pending::Pending;
@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub(super) wants: Wants,
     greeted: bool,
     farewell: bool,
+    /// The last thing that was sent were chunks: records have their turn.
+    served: bool,
     control: VecDeque<Message>,
     serve: VecDeque<Want>,
     last_heard_ms: u64,
@@ -468,6 +470,27 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.event(Event::Disconnected(peer));
         }
         self.forget_offers(id);
+    }
+
+    pub(super) fn heard(&mut self, id: SessionId) {
+        let now_ms = self.now_ms;
+        self.sessions.entry(id).and_modify(|session| session.last_heard_ms = now_ms);
+    }
+
+    /// What is on its way from a peer, and what of it came since its session began.
+    pub(super) fn transfer_from(&self, device: &DeviceId) -> Transfer {
+        let open = |session: &&Session| session.ended.is_none() && session.peer.as_ref() == Some(device);
+        let session = self.sessions.iter().find(|(_, session)| open(session));
+        session.map_or_else(Transfer::default, |(id, session)| {
+            let (left_bytes, done_bytes) = session.wants.progress();
+            Transfer { left_files: self.pending.count(*id) as u64, left_bytes, done_bytes }
+        })
+    }
+
+    /// Bytes of chunks that came in all sessions that are open.
+    #[must_use]
+    pub fn fetched_bytes(&self) -> u64 {
+        self.sessions.values().map(|session| session.wants.progress().1).sum()
     }
 
     pub(super) fn end_silent_sessions(&mut self) {

@@ -89,6 +89,11 @@ pub enum Input {
         /// The message.
         message: Message,
     },
+    /// Bytes arrive on this stream, although they are no whole message yet.
+    Heard {
+        /// This one.
+        session: SessionId,
+    },
     /// A stream ended.
     Closed {
         /// This one.
@@ -185,6 +190,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.sessions.insert(session, Session::new(expect, self.now_ms));
             }
             Input::Received { session, message } => self.received(session, message)?,
+            Input::Heard { session } => self.heard(session),
             Input::Closed { session } => self.close(session),
             Input::Touched(paths) => self.touched(paths)?,
             Input::Adjusted(dirs) => self.adjusted(&dirs)?,
@@ -266,10 +272,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// If the index fails.
     pub fn status(&self) -> Result<Status, IndexError> {
         let totals = self.index.totals()?;
-        let peers = self.index.peers()?.into_iter().map(|(device, state)| {
+        let mut peers: BTreeMap<_, _> = self.index.peers()?.into_iter().collect();
+        // One that has only just come, too.
+        for device in self.sessions.values().filter_map(|session| session.peer) {
+            peers.entry(device).or_default();
+        }
+        let peers = peers.into_iter().map(|(device, state)| {
             let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
             let behind = self.meta.sequence.saturating_sub(acked);
-            PeerStatus { device, connected: self.is_connected(&device), acked, behind }
+            let (connected, transfer) = (self.is_connected(&device), self.transfer_from(&device));
+            PeerStatus { device, connected, acked, behind, transfer }
         });
         Ok(Status {
             device: self.meta.device,

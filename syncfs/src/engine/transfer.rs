@@ -16,6 +16,7 @@ use crate::wire::Want;
 
 use super::apply::can_adjust;
 use super::pending::{Fetched, Key, Missing, Pending, Stage, content_of};
+use super::wants::SMALL_BYTES;
 use super::{Engine, OWN, SessionId};
 
 /// Pause before a version whose content could not be had or placed is tried again, in milliseconds.
@@ -292,10 +293,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.pending.set_stage(key, Stage::Gone);
             return Ok(());
         };
+        let small = missing.values().map(|length| u64::from(*length)).sum::<u64>() <= SMALL_BYTES;
         for (offset, chunk) in content_of(&pending.record).placed() {
             if missing.contains_key(&(chunk.hash, offset)) {
                 let basis = bases.get(&offset).copied();
-                session.wants.add(Want { hash: chunk.hash, basis }, chunk.length, key);
+                session.wants.add(Want { hash: chunk.hash, basis }, chunk.length, key, small);
             }
         }
         self.pending.set_stage(key, Stage::Fetching(missing));
@@ -310,7 +312,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         runs: &[Run],
     ) -> Result<(), StoreError> {
         let session = self.sessions.get_mut(&from).expect("the caller checked the session");
-        let asked = session.wants.asked.get(&hash).copied();
+        let asked = session.wants.asked(&hash);
         let Some((Some(basis), length)) =
             asked.filter(|(_, length)| runs.iter().all(|run| run.end() <= *length as usize))
         else {
@@ -340,17 +342,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// A chunk arrived.
     pub(super) fn chunk_arrived(&mut self, from: SessionId, blob: &Blob) -> Result<(), StoreError> {
+        let now_ms = self.now_ms;
         let session = self.sessions.get_mut(&from).expect("the caller checked the session");
         if session.ended.is_some() {
             return Ok(());
         }
-        let length = session.wants.asked.get(blob.hash()).map(|(_, length)| *length);
+        let length = session.wants.asked(blob.hash()).map(|(_, length)| length);
         let Some(length) = length.filter(|length| *length as usize == blob.bytes().len()) else {
             session.ended = Some(Violation::BadChunk);
             return Ok(());
         };
         session.summary.chunks += 1;
-        for key in session.wants.answered(blob.hash()).unwrap_or_default() {
+        session.wants.fetched(blob.bytes().len() as u64);
+        for key in session.wants.answered(blob.hash(), now_ms).unwrap_or_default() {
             let Some(Fetched { offsets, complete, false_length }) =
                 self.pending.fetched(&key, blob.hash(), length)
             else {
@@ -380,8 +384,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// The peer does not have a chunk any more.
     pub(super) fn chunk_gone(&mut self, from: SessionId, hash: ContentHash) {
+        let now_ms = self.now_ms;
         let session = self.sessions.get_mut(&from).expect("the caller checked the session");
-        let Some(keys) = session.wants.answered(&hash) else {
+        let Some(keys) = session.wants.answered(&hash, now_ms) else {
             session.ended = Some(Violation::BadChunk);
             return;
         };

@@ -1,10 +1,13 @@
 //! What replicas say to each other: the message set and its limits. [`encode`] and [`decode`] are total: any bytes
 //! give a message or a [`DecodeError`], never a panic, and never more memory than the frame itself justifies.
 //!
-//! A frame is a `u32` length (little-endian, of what follows) and a message: one type byte and its fields.
+//! A frame is a `u32` length (little-endian, of what follows) and a message: one type byte and its fields. The top bit of the
+//! length says that what follows is compressed (`frame`).
 //! `tests/vectors` pins every message's bytes; a change of them needs a new [`VERSION`].
 
 mod codec;
+#[cfg(feature = "zstd")]
+pub mod frame;
 
 pub use codec::{DecodeError, decode, encode};
 #[cfg(feature = "driver")]
@@ -18,7 +21,7 @@ use crate::path::RelPath;
 use crate::record::{Record, VersionVector};
 
 /// The version of this message set.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The largest message, in bytes, without the length before it.
 pub const FRAME_BYTES_MAX: usize = (4 << 20) + (512 << 10);
 /// Most records in one [`Message::Records`].

@@ -63,6 +63,7 @@ impl Worker {
             Command::Received(session, message) => {
                 self.engine.handle(now_ms, Input::Received { session, message })?
             }
+            Command::Heard(session) => self.engine.handle(now_ms, Input::Heard { session })?,
             Command::Nudge | Command::Stop => {}
             Command::Closed(session, reply) => {
                 let _ = reply.send((self.engine.summary(session), self.engine.ended(session).cloned()));
@@ -179,7 +180,7 @@ impl Command {
             Self::Lagging(_, _, reply) => refuse(reply, why),
             Self::Behind(_, reply) => refuse(reply, why),
             Self::Closed(_, reply) => drop(reply.send((Summary::default(), None))),
-            Self::Open(..) | Self::Received(..) | Self::Nudge | Self::Stop => {}
+            Self::Open(..) | Self::Received(..) | Self::Heard(_) | Self::Nudge | Self::Stop => {}
         }
     }
 }

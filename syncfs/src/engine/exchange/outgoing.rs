@@ -31,6 +31,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.restate(false)?;
         }
         self.commit()?;
+        let now_ms = self.now_ms;
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
         if let Some(violation) = &session.ended {
             let silent = std::mem::replace(&mut session.farewell, true);
@@ -51,14 +52,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(Some(ack));
         }
         let session = self.sessions.get_mut(&id).expect("the session was found above");
-        if let Some(want) = session.wants.poll() {
+        if let Some(want) = session.wants.poll(now_ms) {
             return Ok(Some(want));
         }
-        if !session.serve.is_empty() {
+        // In turns, so that neither waits for all of the other.
+        let serves = !session.serve.is_empty();
+        if serves && !std::mem::replace(&mut session.served, true) {
             return self.serve(id).map(Some);
         }
+        session.served = false;
         if let Some(batch) = self.next_batch(id)? {
             return Ok(Some(batch));
+        }
+        if serves {
+            return self.serve(id).map(Some);
         }
         let session = self.sessions.get_mut(&id).expect("the session was found above");
         let due = self.now_ms >= session.last_sent_ms + PING_AFTER_MS;
