@@ -14,6 +14,7 @@ pub mod mesh_settings;
 pub mod mesh_state;
 pub mod notes;
 pub mod settings;
+pub mod sync_branches;
 pub mod sync_control;
 pub mod sync_door;
 pub mod sync_import;

@@ -13,6 +13,7 @@ use syncfs::{Config, DeviceId, Folder};
 
 use crate::control::{self, ControlError};
 use crate::daemon::Failure;
+use crate::sync_branches::{self, BranchRequest};
 use crate::sync_journal::Extract;
 use crate::sync_node::Node;
 use crate::sync_report::{self, ConflictReport, SyncReport};
@@ -30,6 +31,8 @@ pub enum Request {
     Status,
     /// Which files were changed on two sides? Answered by a list of [`ConflictReport`].
     Conflicts,
+    /// About branches, and how conflicts end.
+    Branch(BranchRequest),
     /// Tell when peers have everything written so far; answered by the barrier's token.
     Wait {
         /// Their device IDs; empty for all that the daemon was started with.
@@ -62,6 +65,7 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
             serde_json::to_value(report)?
         }
         Request::Conflicts => serde_json::to_value(sync_report::conflicts(folder).await?)?,
+        Request::Branch(request) => sync_branches::answer(folder, request).await?,
         Request::Events { after, wait_ms } => {
             let after = after.unwrap_or_else(|| share.journal.last());
             let wait = Duration::from_millis(wait_ms).min(EVENTS_WAIT_MAX);

@@ -121,8 +121,8 @@ fn described(event: &Event) -> Value {
             "kept_as": conflict.kept_as.to_string(),
             "writer": conflict.writer,
         }),
-        Event::SetAside { path, kept_as } => {
-            json!({ "event": "set-aside", "path": path.to_string(), "kept_as": kept_as })
+        Event::SetAside { path, branch } => {
+            json!({ "event": "set-aside", "path": path.to_string(), "branch": branch })
         }
         Event::Refused(path) => json!({ "event": "refused", "path": path.to_string() }),
         Event::Fenced { epoch, holder } => {

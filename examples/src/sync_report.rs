@@ -33,6 +33,8 @@ pub struct SyncReport {
     pub pending: u64,
     /// Conflicts recorded so far.
     pub conflicts: u64,
+    /// Branches that this replica keeps.
+    pub branches: u64,
     /// Records refused because of a stale epoch.
     pub refused: u64,
     /// Every peer ever met.
@@ -116,6 +118,7 @@ pub fn brief(folder: &Folder) -> SyncReport {
         role: role.to_owned(),
         pending: status.pending,
         conflicts: status.conflicts,
+        branches: status.branches,
         refused: status.refused,
         peers: peers.collect(),
         problems: problems.collect(),
@@ -145,6 +148,9 @@ impl fmt::Display for SyncReport {
         writeln!(f, "role       {} (epoch {})", self.role, self.epoch)?;
         writeln!(f, "pending    {}", self.pending)?;
         writeln!(f, "conflicts  {}", self.conflicts)?;
+        if self.branches > 0 {
+            writeln!(f, "branches   {} (see `syncd branch list`)", self.branches)?;
+        }
         if !self.peers.is_empty() {
             let mut table = Table::new(&["PEER", "CONNECTED", "BEHIND", "IN", "OUT"]);
             for peer in &self.peers {

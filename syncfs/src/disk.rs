@@ -5,6 +5,7 @@ mod memory;
 
 use thiserror::Error;
 
+use crate::branch::What;
 use crate::device::DeviceId;
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
@@ -334,6 +335,19 @@ pub trait Disk {
     /// [`DiskError::NoParent`].
     fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError>;
 
+    /// Gives the file or symlink at `from` the name `to`, in the place of what stands there, if both are exactly as
+    /// expected. No reader of `to` finds nothing.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`], [`DiskError::NoParent`], or [`DiskError::NotEmpty`] if a directory stands there.
+    fn replace(
+        &mut self,
+        from: &RelPath,
+        to: &RelPath,
+        expect_from: &Stat,
+        expect_to: Option<&Stat>,
+    ) -> Result<(), DiskError>;
+
     /// Makes a directory, or gives an existing one these attributes.
     ///
     /// # Errors
@@ -362,8 +376,43 @@ pub trait Disk {
     /// Gives the entry a second, durable name. Returns the name, for people.
     ///
     /// # Errors
-    /// [`DiskError::Changed`] if there is nothing at `path` any more; [`DiskError::Taken`] if something stands there.
+    /// [`DiskError::Changed`] if there is nothing at `path` any more; [`DiskError::Taken`] if something else stands there.
     fn keep(&mut self, path: &RelPath, to: &Keep) -> Result<String, DiskError>;
+
+    /// Everything that is in `aside/`, as the folders and paths of [`Keep::Aside`].
+    ///
+    /// # Errors
+    /// If it cannot be listed.
+    fn kept_aside(&mut self) -> Result<Vec<(String, RelPath)>, DiskError>;
+
+    /// What is kept aside there; `None` if it is nothing that a branch can hold.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn read_aside(&mut self, folder: &str, path: &RelPath) -> Result<Option<What>, DiskError>;
+
+    /// Puts a copy of what is kept aside at a path, complete and in one step, if `to` is exactly as expected. Durable with
+    /// [`Disk::sync_tree`].
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`], also if nothing is kept there; [`DiskError::NoParent`]; [`DiskError::NotEmpty`] if a
+    /// directory stands there; [`DiskError::Busy`] if somebody still writes to what is kept.
+    fn copy_back(
+        &mut self,
+        folder: &str,
+        path: &RelPath,
+        to: &RelPath,
+        expect: Option<&Stat>,
+    ) -> Result<(), DiskError>;
+
+    /// Removes a folder of `aside/` with all that is in it: at a crash, all of it is listed or nothing.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn drop_aside(&mut self, folder: &str) -> Result<(), DiskError>;
+
+    /// The clock on the wall, nanoseconds since 1970, for people: nothing is decided by it.
+    fn now_ns(&self) -> i64;
 
     /// Whether [`Disk::retain`] does anything.
     fn keeps_history(&self) -> bool {

@@ -144,9 +144,9 @@ pub enum WaitError {
     /// The token is of another folder, or for `wait` of another device.
     #[error("the token belongs to another folder or another replica than this call is about")]
     Foreign,
-    /// The writes behind the token were fenced off by a newer lease; what of them was not replicated is set aside.
+    /// The writes behind the token were fenced off by a newer lease; what of them was not replicated is a branch.
     #[error(
-        "the writes behind this token were fenced off by epoch {epoch}; see `aside/` in the state directory of the replica that made it"
+        "the writes behind this token were fenced off by epoch {epoch}; what of them was not replicated is a branch of the replica that made it"
     )]
     Fenced {
         /// The highest epoch seen.
@@ -213,6 +213,17 @@ pub enum RestoreError {
     /// There is no such version any more.
     #[error("no such version is kept; see what history lists for this path")]
     Unknown,
+    /// There is no such branch.
+    #[error("there is no branch {0} here: list them to see what there is")]
+    NoBranch(String),
+    /// There is no such conflict any more.
+    #[error(
+        "{0}: not the kept copy of a conflict that stands in the folder: list the conflicts to see what there is"
+    )]
+    NoConflict(RelPath),
+    /// Something else has the name.
+    #[error("{0}: something stands there, or its directory is missing; choose another name")]
+    Taken(RelPath),
     /// The kept bytes are not what they were.
     #[error("{0}: the kept version is damaged: something wrote to its file after it was replaced")]
     Damaged(RelPath),
@@ -224,6 +235,9 @@ pub enum RestoreError {
     /// What stands at the target could not be read, and so not be kept.
     #[error("{0}: it cannot be read in one piece right now; try again once it holds still")]
     Busy(RelPath),
+    /// A directory is in the way.
+    #[error("{0}: a directory stands there; move it away, or restore to another place")]
+    Directory(RelPath),
     /// The directory refused.
     #[error(transparent)]
     Disk(#[from] DiskError),

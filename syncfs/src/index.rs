@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+use crate::branch::{Branch, Kept, LISTED_MAX};
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::Stat;
 use crate::fence::Fences;
@@ -112,8 +113,29 @@ pub enum IndexError {
     },
 }
 
+/// What a replica remembers of its [branches](crate::branch).
+pub trait BranchIndex {
+    /// All branches, the newest first; at most [`LISTED_MAX`].
+    ///
+    /// # Errors
+    /// If the store fails; likewise for all methods.
+    fn branches(&self) -> Result<Vec<Branch>, IndexError>;
+    /// How many there are.
+    fn branch_count(&self) -> Result<u64, IndexError>;
+    /// Adds a branch; how many paths it has is counted, not remembered.
+    fn put_branch(&mut self, branch: &Branch) -> Result<(), IndexError>;
+    /// Forgets a branch and all its paths.
+    fn drop_branch(&mut self, number: u64) -> Result<(), IndexError>;
+    /// Up to `limit` paths of a branch after a path, in path order.
+    fn kept(&self, number: u64, after: Option<&RelPath>, limit: usize) -> Result<Vec<Kept>, IndexError>;
+    /// One path of a branch.
+    fn kept_at(&self, number: u64, path: &RelPath) -> Result<Option<Kept>, IndexError>;
+    /// Adds or replaces a path of a branch.
+    fn put_kept(&mut self, number: u64, kept: &Kept) -> Result<(), IndexError>;
+}
+
 /// A replica's memory. Methods are synchronous and deterministic.
-pub trait Index {
+pub trait Index: BranchIndex {
     /// The replica's own state.
     ///
     /// # Errors
@@ -176,6 +198,8 @@ struct Tables {
     labels: BTreeSet<(RelPath, RelPath)>,
     peers: BTreeMap<DeviceId, PeerState>,
     plans: Vec<Record>,
+    branches: BTreeMap<u64, Branch>,
+    kept: BTreeMap<(u64, RelPath), Kept>,
 }
 
 impl MemoryIndex {
@@ -191,6 +215,8 @@ impl MemoryIndex {
             labels: BTreeSet::new(),
             peers: BTreeMap::new(),
             plans: Vec::new(),
+            branches: BTreeMap::new(),
+            kept: BTreeMap::new(),
         };
         Self { now: tables.clone(), committed: tables }
     }
@@ -221,6 +247,47 @@ impl MemoryIndex {
                 self.now.chunks.remove(&(chunk.hash, path.clone(), offset, chunk.length));
             }
         }
+    }
+}
+
+impl BranchIndex for MemoryIndex {
+    fn branches(&self) -> Result<Vec<Branch>, IndexError> {
+        let paths = |number: u64| self.now.kept.keys().filter(|(other, _)| *other == number).count() as u64;
+        let branches = self.now.branches.values().rev().take(LISTED_MAX);
+        Ok(branches.map(|branch| Branch { paths: paths(branch.number), ..branch.clone() }).collect())
+    }
+
+    fn branch_count(&self) -> Result<u64, IndexError> {
+        Ok(self.now.branches.len() as u64)
+    }
+
+    fn put_branch(&mut self, branch: &Branch) -> Result<(), IndexError> {
+        self.now.branches.insert(branch.number, branch.clone());
+        Ok(())
+    }
+
+    fn drop_branch(&mut self, number: u64) -> Result<(), IndexError> {
+        self.now.branches.remove(&number);
+        self.now.kept.retain(|(other, _), _| *other != number);
+        Ok(())
+    }
+
+    fn kept(&self, number: u64, after: Option<&RelPath>, limit: usize) -> Result<Vec<Kept>, IndexError> {
+        let kept = self
+            .now
+            .kept
+            .iter()
+            .filter(|((other, path), _)| *other == number && after.is_none_or(|after| path > after));
+        Ok(kept.map(|(_, kept)| kept.clone()).take(limit).collect())
+    }
+
+    fn kept_at(&self, number: u64, path: &RelPath) -> Result<Option<Kept>, IndexError> {
+        Ok(self.now.kept.get(&(number, path.clone())).cloned())
+    }
+
+    fn put_kept(&mut self, number: u64, kept: &Kept) -> Result<(), IndexError> {
+        self.now.kept.insert((number, kept.path.clone()), kept.clone());
+        Ok(())
     }
 }
 

@@ -103,6 +103,7 @@
 //! * `syncthing`: reads Syncthing's `config.xml`, for moving in.
 //! * `tls`: `Identity`, a key pair whose public half is the device ID, and streams that prove it, over TLS 1.3.
 
+pub mod branch;
 pub mod chunk;
 mod config;
 pub mod device;
@@ -128,6 +129,7 @@ pub mod syncthing;
 mod token;
 pub mod wire;
 
+pub use branch::{Branch, Cause, Change, Difference};
 pub use config::{Config, Direction, MinFree};
 pub use device::{DeviceId, FolderId, IdError, IndexId};
 pub use digest::{Digest, Digester};
@@ -142,5 +144,7 @@ pub use error::{
 pub use hash::{Blob, ContentHash};
 pub use history::{At, History, Version};
 pub use path::{PathError, RelPath};
-pub use status::{Conflict, Event, Pause, PeerStatus, Problem, Role, ScanReport, Status, Summary, Transfer};
+pub use status::{
+    Conflict, Event, Pause, PeerStatus, Problem, Resolution, Role, ScanReport, Status, Summary, Transfer,
+};
 pub use token::Token;

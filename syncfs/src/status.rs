@@ -45,6 +45,8 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// How many conflicts stand in the folder: versions that lost and whose copies were not removed yet.
     pub conflicts: u64,
+    /// How many [branches](crate::branch) this replica keeps.
+    pub branches: u64,
     /// Records refused because they were written under a stale epoch.
     pub refused: u64,
     /// Files, more than half of the folder, that vanished at once and are not believed to be deleted: put them back, or
@@ -120,6 +122,18 @@ pub struct Conflict {
     pub writer: String,
 }
 
+/// How a [`Conflict`] ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resolution {
+    /// What stands at the path stays; the copy is deleted.
+    Current,
+    /// The copy takes the place of what stands at the path.
+    Copy,
+    /// Both stay: the copy becomes an ordinary file of this path.
+    Both(RelPath),
+}
+
 /// Something happened. Events may be missed by a slow subscriber; the status never lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -130,13 +144,13 @@ pub enum Event {
     Applied(RelPath),
     /// Both versions were kept.
     Conflict(Conflict),
-    /// A local version lost its right to exist (a stale epoch, or an edit on a follower) and was kept in the state
-    /// directory under this name, relative to `aside/`.
+    /// A version lost its right to be in the folder (a stale epoch, or an edit on a follower) and is part of a
+    /// [branch](crate::branch) now.
     SetAside {
         /// Where it stood.
         path: RelPath,
-        /// Where it is kept.
-        kept_as: String,
+        /// The name of the branch.
+        branch: String,
     },
     /// A peer offered a version of a stale epoch; it was refused.
     Refused(RelPath),

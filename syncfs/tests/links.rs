@@ -228,8 +228,8 @@ async fn a_followers_edit_of_a_linked_file_is_undone_under_every_name() {
     pair.folders[1].scan().await.unwrap();
     let mut kept = Vec::new();
     while kept.len() < 2 {
-        if let Event::SetAside { kept_as, .. } = events.recv().await.unwrap() {
-            kept.push(kept_as);
+        if let Event::SetAside { path, branch } = events.recv().await.unwrap() {
+            kept.push(format!("{branch}/{path}"));
         }
     }
     let deadline = std::time::Instant::now() + LONG;

@@ -3,6 +3,7 @@
 //! engine has made durable.
 
 mod filesystem;
+mod keeping;
 mod steps;
 
 use std::cell::RefCell;

@@ -9,12 +9,14 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, Uid, XattrFlags, chmodat, chownat, fstat, getxattr, listxattr, removexattr,
-    setxattr,
+    setxattr, utimensat,
 };
 use rustix::io::Errno;
 
-use super::tree::{convert, failed};
-use crate::disk::DiskError;
+use super::disk::{RealDisk, Unsynced};
+use super::tree::{convert, failed, times};
+use crate::disk::{DiskError, Stat};
+use crate::path::RelPath;
 use crate::record::{
     Attributes, CAPABILITY, Owner, XATTRS_BYTES_MAX, XATTRS_MAX, Xattrs, is_replicated_xattr,
 };
@@ -83,6 +85,40 @@ pub(super) fn apply(fd: impl AsFd, attributes: &Attributes) -> Result<(), DiskEr
             .map_err(|error| failed("set an extended attribute", error))?;
     }
     Ok(())
+}
+
+impl RealDisk {
+    /// See [`crate::disk::Disk::adjust`].
+    pub(super) fn adjust_in_place(
+        &mut self,
+        path: &RelPath,
+        expect: &Stat,
+        attributes: &Attributes,
+        mtime_ns: i64,
+    ) -> Result<Stat, DiskError> {
+        let pinned = self.tree.pin(path)?;
+        self.check_expected(path, Some(expect))?;
+        let stands = || fstat(&pinned).map(|stat| convert(&stat)).map_err(|error| failed("stat", error));
+        let is_content = |stat: Stat| {
+            (stat.dev, stat.ino, stat.size, stat.mtime_ns)
+                == (expect.dev, expect.ino, expect.size, expect.mtime_ns)
+        };
+        if !is_content(stands()?) {
+            return Err(DiskError::Changed);
+        }
+        apply(&pinned, attributes)?;
+        self.read.entry(path.clone()).or_insert(Unsynced::Plain);
+        if mtime_ns == expect.mtime_ns {
+            return Ok(Stat { side: expect.side, ..stands()? });
+        }
+        if !is_content(stands()?) {
+            return Err(DiskError::Changed);
+        }
+        utimensat(CWD, link_to(&pinned), &times(mtime_ns), AtFlags::empty())
+            .map_err(|error| failed("set the modification time", error))?;
+        // A write of this very moment would have lost its time: it is looked at once more.
+        Ok(Stat { side: expect.side, ctime_ns: 0, ..stands()? })
+    }
 }
 
 /// Gives a symlink in an open directory to its owner, if this process can.

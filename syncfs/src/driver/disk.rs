@@ -7,20 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, readlinkat, renameat, renameat_with,
-    syncfs, unlinkat, utimensat,
+    AtFlags, Dir, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, readlinkat, renameat, renameat_with,
+    syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::aftermath::Aftermath;
 use super::attributes;
 use super::database::{self, Cuts, Databases};
-use super::history::Kept;
+use super::history::{Kept, now_ns};
 use super::keep::{COPY, LINK};
 use super::reading::as_seen;
 use super::state::{State, is_same_root, stage_name};
-use super::tree::{Tree, convert, dead, failed, stat_in, times};
+use super::tree::{Tree, convert, dead, failed, stat_in};
 use super::watch::Watch;
+use crate::branch::What;
 use crate::config::MinFree;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
@@ -362,6 +363,21 @@ impl Disk for RealDisk {
         Ok(())
     }
 
+    fn replace(
+        &mut self,
+        from: &RelPath,
+        to: &RelPath,
+        expect_from: &Stat,
+        expect_to: Option<&Stat>,
+    ) -> Result<(), DiskError> {
+        self.check_expected(from, Some(expect_from))?;
+        let place = self.tree.place(from)?;
+        self.put_over((&place.dir, place.name), to, expect_to)?;
+        self.touch(from);
+        self.cuts.forget(from);
+        Ok(())
+    }
+
     fn make_dir(&mut self, path: &RelPath, attributes: &Attributes) -> Result<Stat, DiskError> {
         let place = self.tree.place(path)?;
         let new = match mkdirat(&place.dir, place.name, Mode::from_raw_mode(0o700)) {
@@ -393,28 +409,7 @@ impl Disk for RealDisk {
         attributes: &Attributes,
         mtime_ns: i64,
     ) -> Result<Stat, DiskError> {
-        let pinned = self.tree.pin(path)?;
-        self.check_expected(path, Some(expect))?;
-        let stands = || fstat(&pinned).map(|stat| convert(&stat)).map_err(|error| failed("stat", error));
-        let is_content = |stat: Stat| {
-            (stat.dev, stat.ino, stat.size, stat.mtime_ns)
-                == (expect.dev, expect.ino, expect.size, expect.mtime_ns)
-        };
-        if !is_content(stands()?) {
-            return Err(DiskError::Changed);
-        }
-        attributes::apply(&pinned, attributes)?;
-        self.read.entry(path.clone()).or_insert(Unsynced::Plain);
-        if mtime_ns == expect.mtime_ns {
-            return Ok(Stat { side: expect.side, ..stands()? });
-        }
-        if !is_content(stands()?) {
-            return Err(DiskError::Changed);
-        }
-        utimensat(CWD, attributes::link_to(&pinned), &times(mtime_ns), AtFlags::empty())
-            .map_err(|error| failed("set the modification time", error))?;
-        // A write of this very moment would have lost its time: it is looked at once more.
-        Ok(Stat { side: expect.side, ctime_ns: 0, ..stands()? })
+        self.adjust_in_place(path, expect, attributes, mtime_ns)
     }
 
     fn remove(&mut self, path: &RelPath, expect: &Stat) -> Result<(), DiskError> {
@@ -446,6 +441,32 @@ impl Disk for RealDisk {
             Keep::Aside(folder) => self.keep_aside(path, folder),
             Keep::Beside(to) => self.keep_beside(path, to),
         }
+    }
+
+    fn kept_aside(&mut self) -> Result<Vec<(String, RelPath)>, DiskError> {
+        self.list_aside()
+    }
+
+    fn read_aside(&mut self, folder: &str, path: &RelPath) -> Result<Option<What>, DiskError> {
+        self.what_is_aside(folder, path)
+    }
+
+    fn copy_back(
+        &mut self,
+        folder: &str,
+        path: &RelPath,
+        to: &RelPath,
+        expect: Option<&Stat>,
+    ) -> Result<(), DiskError> {
+        self.copy_from_aside(folder, path, to, expect)
+    }
+
+    fn drop_aside(&mut self, folder: &str) -> Result<(), DiskError> {
+        self.remove_aside(folder)
+    }
+
+    fn now_ns(&self) -> i64 {
+        now_ns()
     }
 
     fn keeps_history(&self) -> bool {

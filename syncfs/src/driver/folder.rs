@@ -389,7 +389,7 @@ impl Folder {
     }
 
     /// `None` if the folder is closed.
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.command(command(reply)).await?;
         answer.await.ok()
@@ -431,6 +431,7 @@ fn blank() -> Status {
         peers: Vec::new(),
         problems: Vec::new(),
         conflicts: 0,
+        branches: 0,
         refused: 0,
         held_deletions: 0,
         direction: Direction::Both,

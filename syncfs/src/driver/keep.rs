@@ -170,6 +170,8 @@ impl RealDisk {
             match linkat(&place.dir, &from[..], &at.dir, &to[..], AtFlags::empty()) {
                 Ok(()) => {}
                 Err(Errno::NOENT) if number == 0 => return Err(DiskError::Changed),
+                // The step was done before a crash, or the same file was edited further: it is kept already.
+                Err(Errno::EXIST) if is_same(&place.dir, from, &at.dir, to)? => {}
                 Err(Errno::EXIST) => return Err(DiskError::Taken),
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(failed("keep a file in aside/", error)),
@@ -219,6 +221,13 @@ impl RealDisk {
         }
         Ok(())
     }
+}
+
+/// Whether two names are of one inode.
+fn is_same(dir: &OwnedFd, name: &[u8], other_dir: &OwnedFd, other: &[u8]) -> Result<bool, DiskError> {
+    let inode = |stat: crate::disk::Stat| (stat.dev, stat.ino);
+    let (one, two) = (stat_in(dir, name)?, stat_in(other_dir, other)?);
+    Ok(one.is_some() && one.map(inode) == two.map(inode))
 }
 
 fn set_mtime(dir: &OwnedFd, name: &str, mtime_ns: i64) -> Result<(), DiskError> {

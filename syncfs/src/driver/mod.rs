@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod aftermath;
+mod aside;
 mod attributes;
 mod changes;
 mod cuts;

@@ -1,6 +1,7 @@
 //! [`SqliteIndex`]: the [`Index`] in a SQLite file, one open transaction between two commits. The file belongs to this
 //! connection alone (the state directory's lock sees to that), which spares a lock for every statement.
 
+mod branches;
 mod file;
 
 use std::cell::{Cell, RefCell};

@@ -1,6 +1,7 @@
 //! The one thread of an open folder. It owns the engine, and with it the directory and the index; everybody else sends
 //! it commands. Its loop: wait for something, handle all that came, work, settle, hand out messages.
 
+mod branches;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use self::branches::BranchCommand;
 use super::disk::RealDisk;
 use super::history::{Kept, now_ns};
 use super::sqlite_index::SqliteIndex;
@@ -26,7 +28,7 @@ use crate::error::{FenceError, FlushError, Lag, QueryError, RestoreError, StoreE
 use crate::history::{At, Version};
 use crate::path::RelPath;
 use crate::record::VersionVector;
-use crate::status::{Conflict, Event, ScanReport, Status, Summary};
+use crate::status::{Conflict, Event, Resolution, ScanReport, Status, Summary};
 use crate::token::Token;
 use crate::wire::Message;
 
@@ -62,6 +64,8 @@ pub(super) enum Command {
     Override(Reply<u64, StoreError>),
     History(RelPath, Reply<Vec<Version>, QueryError>),
     Restore(RelPath, At, Option<RelPath>, Reply<Vec<RelPath>, RestoreError>),
+    Branch(BranchCommand),
+    Resolve(RelPath, Resolution, Reply<(), RestoreError>),
     Lagging(Token, Vec<DeviceId>, Reply<Vec<Lag>, WaitError>),
     Behind(Token, Reply<Option<Lag>, WaitError>),
     Open(SessionId, Option<DeviceId>, mpsc::Sender<Outgoing>),

@@ -280,7 +280,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// The copy of a loser becomes a version. It comes before the resolution in this replica's
     /// sequence, so that peers hear of it first.
-    fn record_copy(&mut self, copy: RelPath, loser: Record) -> Result<(), StoreError> {
+    pub(super) fn record_copy(&mut self, copy: RelPath, loser: Record) -> Result<(), StoreError> {
         let before = self.index.entry(&copy)?.map(|entry| entry.record);
         if before.as_ref().is_none_or(|before| !before.kind.is_live()) {
             let seen = self.stat(&copy)?;

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::branch::{Cause, Kept};
 use crate::config::Direction;
 use crate::disk::{Disk, Stat};
 use crate::error::StoreError;
@@ -101,13 +102,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         record: &Record,
     ) -> Result<Option<Entry>, StoreError> {
         let found = entry.as_ref().filter(|entry| self.receives_only() && entry.record.version.is_empty());
-        let loses = found.is_some_and(|entry| {
+        let loses = found.filter(|entry| {
             entry.seen.is_some() && !entry.record.kind.is_dir() && !entry.record.kind.holds_same(&record.kind)
         });
-        if !loses {
-            return Ok(entry);
-        }
-        let seen = self.set_aside(&record.path)?;
+        let Some(kept) = loses.and_then(|entry| Kept::of(&entry.record)) else { return Ok(entry) };
+        let seen = self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), Some(kept))?;
         let Some(mut stored) = self.index.entry(&record.path)? else { return Ok(None) };
         stored.seen = seen;
         self.put_entry(&stored)?;

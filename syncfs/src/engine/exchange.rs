@@ -99,6 +99,9 @@ struct Incoming {
     /// A move of the peer's could not be followed.
     full: bool,
     acked: (u64, u64),
+    /// The peer told that there is nothing new: it is acknowledged once more, as the last session may have ended before the
+    /// peer heard so.
+    again: bool,
     /// What the peer certainly knows.
     knowledge: VersionVector,
 }
@@ -356,6 +359,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if let Some(knowledge) = complete {
             session.inn.complete = Some((through, knowledge));
             session.inn.told = through;
+            session.inn.again |= records.is_empty();
         }
         for Numbered { sequence, record } in records {
             self.offered(id, sequence, record)?;
@@ -398,40 +402,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         self.refused += 1;
         self.event(Event::Refused(path.clone()));
-    }
-
-    fn ack(&mut self, id: SessionId, round: u64, durable: u64, taken: u64) -> Result<(), StoreError> {
-        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-        if session.out.round != round {
-            return Ok(());
-        }
-        if durable > taken || session.out.cursor.is_none_or(|cursor| taken > cursor) {
-            session.fail(Violation::Record("an acknowledgement of what was not sent"));
-            return Ok(());
-        }
-        let mut acked = None;
-        // A batch stays listed until it is durable; those that are taken no longer count against the window.
-        while session.out.batches.front().is_some_and(|batch| batch.through <= durable) {
-            let batch = session.out.batches.pop_front().expect("the front was just looked at");
-            acked = batch.complete.then_some(batch.through).or(acked);
-        }
-        session
-            .out
-            .batches
-            .iter_mut()
-            .filter(|batch| batch.through <= taken)
-            .for_each(|batch| batch.taken = true);
-        if let Some(sequence) = acked {
-            let peer = session.peer.expect("acknowledgements come after Hello");
-            let mut state = self.index.peer(&peer)?;
-            if state.ours != Some(self.meta.index) || state.acked < sequence {
-                (state.ours, state.acked) = (Some(self.meta.index), sequence);
-                // Committed with whatever comes next: after a crash the peer simply says it again.
-                self.index.put_peer(&peer, &state)?;
-                self.event(Event::Acked { device: peer, sequence });
-            }
-        }
-        Ok(())
     }
 
     /// After pending versions became durable: how far every peer's index is taken over now.

@@ -1,5 +1,6 @@
 //! Taking, leaving and losing the lease. The fence is durable before anything is done because of it.
 
+use crate::branch::{Cause, Kept};
 use crate::device::IndexId;
 use crate::disk::Disk;
 use crate::error::{FenceError, StoreError};
@@ -138,9 +139,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if tail.is_empty() {
             return Ok(false);
         }
+        let epoch = tail.iter().map(|entry| entry.record.epoch).max().unwrap_or_default();
         for mut entry in tail {
             let path = entry.record.path.clone();
             self.pending.remove(&(path.clone(), super::OWN));
+            if !entry.record.kind.is_live() {
+                self.keep_deletion(&entry.record, epoch)?;
+            }
             let ignored = self.is_ignored(&entry.record, None);
             if entry.seen.is_none() || !entry.record.kind.is_live() || ignored {
                 // Perhaps an edit still stands there that was to be replaced by this version.
@@ -148,7 +153,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.forget(&path)?;
                 continue;
             }
-            entry.seen = if entry.record.kind.is_dir() { entry.seen } else { self.set_aside(&path)? };
+            entry.seen = match entry.record.kind.is_dir() {
+                true => entry.seen,
+                false => self.set_aside(Cause::StaleEpoch, epoch, Kept::of(&entry.record))?,
+            };
             if entry.seen.is_none() {
                 self.forget(&path)?;
                 continue;
@@ -189,7 +197,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                         && !self.is_ignored(&entry.record, None)
                         && stat.kind != crate::disk::FileKind::Dir =>
                 {
-                    self.set_aside(path)?
+                    let kept = Kept::of(&entry.record);
+                    self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), kept)?
                 }
                 stands => stands,
             };

@@ -55,8 +55,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.look_at_names()?;
         self.plans_are_settled();
         self.commit()?;
-        if std::mem::take(&mut self.fence_unsettled) && self.retire()? {
-            self.restate(true)?;
+        if std::mem::take(&mut self.fence_unsettled) {
+            if self.retire()? {
+                self.restate(true)?;
+            }
+            self.find_branches()?;
         }
         report.problems = self.problems();
         Ok(report)
@@ -242,7 +245,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.part(path, entry, kind, &stat)
             }
             entry if self.must_undo(entry.as_ref())? => {
-                self.undo(path, entry, &stat).map(|()| Observed::Changed)
+                self.undo(path, entry, &kind, &stat).map(|()| Observed::Changed)
             }
             entry => self.publish_own(path, entry, kind, stat),
         }

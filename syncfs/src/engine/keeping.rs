@@ -1,11 +1,12 @@
 //! Handing to the history what is about to lose its place (see [`crate::history`]), in one group for everything that a settle
 //! replaces.
 
-use crate::disk::{Disk, DiskError, Replaced};
+use crate::branch::What;
+use crate::disk::{Disk, DiskError, Keep, Replaced, Stat};
 use crate::error::{RestoreError, StoreError};
-use crate::index::Index;
+use crate::index::{Entry, Index};
 use crate::path::RelPath;
-use crate::reconcile::{Decision, reconcile};
+use crate::reconcile::{Decision, conflict_path, reconcile};
 
 use super::intake::Observed;
 use super::{Engine, OWN, SessionId};
@@ -66,29 +67,74 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    /// Prepares a path for a local write of this program: what stands there is taken up, and kept.
+    /// Prepares a path for a local write of this program: what stands there is taken up, and kept, in the history or else
+    /// beside it as the copy of a conflict.
     ///
     /// # Errors
     /// [`RestoreError::Follower`] where the write would be undone; [`RestoreError::Busy`] if what stands there cannot be read.
     pub fn make_room(&mut self, path: &RelPath) -> Result<(), RestoreError> {
+        self.make_room_unless(path, None)
+    }
+
+    /// The same, but what is to be written anyway needs no room.
+    pub(super) fn make_room_unless(
+        &mut self,
+        path: &RelPath,
+        what: Option<What>,
+    ) -> Result<(), RestoreError> {
         if self.is_undoing() {
             return Err(RestoreError::Follower);
         }
-        if self.observe_now(path)? == Observed::Unclear {
-            return Err(RestoreError::Busy(path.clone()));
-        }
+        self.is_known_now(path)?;
         let Some(entry) = self.index.entry(path)? else { return Ok(()) };
-        if let (Some(seen), Some(content)) = (entry.seen, entry.record.kind.content()) {
-            let (root, by) = (content.root(), self.meta.device);
-            let replaced = Replaced { path: path.clone(), seen, root, by, deleted: false };
-            return match self.retain(&[replaced], true) {
-                // Also if it is so fresh that a later write could bear the same times.
-                Err(StoreError::Disk(DiskError::Changed)) => Err(RestoreError::Busy(path.clone())),
-                Err(StoreError::Disk(error @ DiskError::Io { .. })) => Err(error.into()),
-                other => Ok(other?),
-            };
+        let stands = What::of(&entry.record.kind).filter(|stands| *stands != What::Deleted);
+        match (entry.seen, stands) {
+            (Some(_), Some(_)) if stands != what => self.keep_standing(entry, true),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Keeps what stands at a path before it loses its place to a local write; a history that is off, and a database that is in
+    /// use, leave only the copy of a conflict, if `beside` is allowed.
+    pub(super) fn keep_standing(&mut self, entry: Entry, beside: bool) -> Result<(), RestoreError> {
+        let Some(seen) = entry.seen else { return Ok(()) };
+        match entry.record.kind.content() {
+            Some(content) if self.disk.keeps_history() && seen.side == 0 => {
+                let (root, by) = (content.root(), self.meta.device);
+                let path = entry.record.path;
+                let replaced = Replaced { path: path.clone(), seen, root, by, deleted: false };
+                match self.retain(&[replaced], true) {
+                    // Also if it is so fresh that a later write could bear the same times.
+                    Err(StoreError::Disk(DiskError::Changed)) => Err(RestoreError::Busy(path)),
+                    Err(StoreError::Disk(error @ DiskError::Io { .. })) => Err(error.into()),
+                    other => Ok(other?),
+                }
+            }
+            _ if beside => self.keep_copy(entry),
+            _ => Ok(()),
+        }
+    }
+
+    fn keep_copy(&mut self, entry: Entry) -> Result<(), RestoreError> {
+        let path = entry.record.path.clone();
+        let copy = conflict_path(&entry.record);
+        self.is_known_now(&copy)?;
+        if self.index.entry(&copy)?.is_none_or(|entry| !entry.record.kind.is_live()) {
+            match self.disk.keep(&path, &Keep::Beside(copy.clone())) {
+                Ok(_) => {}
+                Err(DiskError::Changed | DiskError::Taken) => return Err(RestoreError::Busy(path)),
+                Err(error) => return Err(error.into()),
+            }
+            self.uncommitted = true;
+        }
+        // The second name changed the inode's ctime, and nothing else may have changed.
+        let seen = self.stat(&path)?;
+        let print = |stat: Stat| (stat.size, stat.mtime_ns, stat.ino);
+        if seen.map(print) != entry.seen.map(print) {
+            return Err(RestoreError::Busy(path));
+        }
+        self.record_copy(copy, entry.record.clone())?;
+        Ok(self.put_entry(&Entry { seen, ..entry })?)
     }
 
     /// Whether anything is kept at all.

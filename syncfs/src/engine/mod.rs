@@ -13,6 +13,8 @@
 
 mod apply;
 mod barrier;
+mod branches;
+mod conflicts;
 mod directing;
 mod exchange;
 mod fencing;
@@ -33,6 +35,7 @@ mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::branch::Branch;
 use crate::device::{DeviceId, FolderId};
 use crate::digest::{Digest, Digester};
 use crate::disk::Disk;
@@ -138,6 +141,8 @@ pub struct Engine<D, I> {
     course: directing::Course,
     room: room::Room,
     links: links::Links,
+    /// The newest branch, to which more of the same is added.
+    branch: Option<Branch>,
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -173,7 +178,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             course: directing::Course::default(),
             room: room::Room::default(),
             links: links::Links::default(),
+            branch: None,
         };
+        engine.branch = engine.newest_branch()?;
         engine.stale = engine.stale_entries()?.len() as u64;
         Ok(engine)
     }
@@ -296,6 +303,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             peers: peers.collect(),
             problems: self.problems(),
             conflicts: self.index.conflicts()?.len() as u64,
+            branches: self.index.branch_count()?,
             refused: self.refused,
             held_deletions: self.held_deletions(),
             direction: self.direction(),

@@ -1,12 +1,11 @@
 //! What a replica that follows does with a local edit: it is set aside, and what was replicated is put back. The edit stays
 //! visible until its replacement is complete.
 
-use crate::disk::{Disk, DiskError, FileKind, Keep, Stat};
+use crate::disk::{Disk, FileKind, Stat};
 use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::record::Kind;
-use crate::status::Event;
 
 use super::Engine;
 
@@ -29,6 +28,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         &mut self,
         path: &RelPath,
         entry: Option<Entry>,
+        kind: &Kind,
         stat: &Stat,
     ) -> Result<(), StoreError> {
         if let (Some(entry), FileKind::Dir) = (&entry, stat.kind)
@@ -45,7 +45,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 Err(_) => self.undo_below(path, entry),
             };
         }
-        let Some(stat) = self.set_aside(path)? else { return Ok(()) };
+        let Some(stat) = self.set_edit_aside(path, entry.as_ref(), kind)? else { return Ok(()) };
         match entry {
             // It is not what waited there any more.
             Some(entry) if entry.stale && self.receives_only() => {
@@ -96,26 +96,5 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.restore(entry.record, None);
         }
         Ok(())
-    }
-
-    /// Gives what stands at a path a second name under `aside/`. Returns its fingerprint after that, or `None` if
-    /// there is nothing any more.
-    pub(super) fn set_aside(&mut self, path: &RelPath) -> Result<Option<Stat>, StoreError> {
-        let (device, epoch) = (self.meta.device.short(), self.meta.fences.epoch());
-        self.uncommitted = true;
-        loop {
-            self.meta.asides += 1;
-            let folder = format!("{device}-{epoch}-{}", self.meta.asides);
-            match self.disk.keep(path, &Keep::Aside(folder)) {
-                Ok(kept_as) => {
-                    self.event(Event::SetAside { path: path.clone(), kept_as });
-                    return Ok(self.stat(path)?);
-                }
-                // The counter was not committed before a crash: the next number.
-                Err(DiskError::Taken) => {}
-                Err(DiskError::Changed | DiskError::NoParent) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }

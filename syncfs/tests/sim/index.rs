@@ -1,7 +1,8 @@
 //! An index in memory that goes back to its last commit at a crash, and that can stop there.
 
+use syncfs::branch::{Branch, Kept};
 use syncfs::device::DeviceId;
-use syncfs::index::{Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
+use syncfs::index::{BranchIndex, Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
 use syncfs::record::Record;
 use syncfs::{Conflict, ContentHash, RelPath};
 
@@ -71,5 +72,29 @@ impl Index for SimIndex {
     fn commit(&mut self) -> Result<(), IndexError> {
         self.1.step().map_err(|error| IndexError::Unusable(error.to_string()))?;
         self.0.commit()
+    }
+}
+
+impl BranchIndex for SimIndex {
+    fn branches(&self) -> Result<Vec<Branch>, IndexError> {
+        self.0.branches()
+    }
+    fn branch_count(&self) -> Result<u64, IndexError> {
+        self.0.branch_count()
+    }
+    fn put_branch(&mut self, branch: &Branch) -> Result<(), IndexError> {
+        self.0.put_branch(branch)
+    }
+    fn drop_branch(&mut self, number: u64) -> Result<(), IndexError> {
+        self.0.drop_branch(number)
+    }
+    fn kept(&self, number: u64, after: Option<&RelPath>, limit: usize) -> Result<Vec<Kept>, IndexError> {
+        self.0.kept(number, after, limit)
+    }
+    fn kept_at(&self, number: u64, path: &RelPath) -> Result<Option<Kept>, IndexError> {
+        self.0.kept_at(number, path)
+    }
+    fn put_kept(&mut self, number: u64, kept: &Kept) -> Result<(), IndexError> {
+        self.0.put_kept(number, kept)
     }
 }

@@ -4,6 +4,7 @@
 // A binary exports nothing: `pub` says what a module offers to its siblings.
 #![allow(unreachable_pub)]
 
+mod branch;
 mod conflicts;
 mod events;
 mod import;
@@ -54,7 +55,9 @@ enum Command {
     Events(events::Options),
     /// Make settings of Syncthing's config.xml, and say what becomes of each of its keys
     Import(import::Options),
-    /// List the files that were changed on two sides at once
+    /// List versions that left the folder when their writer had no lease; compare, restore or drop them
+    Branch(branch::Options),
+    /// List the files that were changed on two sides at once, or say which version stays
     Conflicts(conflicts::Options),
 }
 
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             Command::Wait(options) => wait::run(options).await,
             Command::Events(options) => events::run(options).await,
             Command::Import(options) => import::run(options).await,
+            Command::Branch(options) => branch::run(options).await,
             Command::Conflicts(options) => conflicts::run(options).await,
         }
     })

@@ -70,6 +70,10 @@ impl FileSystem {
         self.clock_ns
     }
 
+    pub(super) fn now_ns(&self) -> i64 {
+        self.clock_ns
+    }
+
     pub(super) fn jump(&mut self, by_ns: i64) {
         self.clock_ns += by_ns;
     }

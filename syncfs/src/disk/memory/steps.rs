@@ -1,5 +1,6 @@
 //! The steps of an engine on a folder in memory.
 
+use crate::branch::What;
 use crate::chunk::content_of;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
@@ -10,7 +11,7 @@ use super::filesystem::Ino;
 use super::{Fault, MemoryDisk, Space, State};
 
 impl State {
-    fn alive(&self) -> Result<(), DiskError> {
+    pub(super) fn alive(&self) -> Result<(), DiskError> {
         match self.dead {
             Some(why) => Err(DiskError::Dead(why.to_owned())),
             None if self.missing => Err(DiskError::Root("the directory is not there".to_owned())),
@@ -35,7 +36,7 @@ impl State {
     }
 
     /// A sync, which no engine survives if it fails.
-    fn sync(&mut self) -> Result<bool, DiskError> {
+    pub(super) fn sync(&mut self) -> Result<bool, DiskError> {
         match self.step("sync") {
             Err(DiskError::Io { .. }) => {
                 self.dead = Some("a sync failed");
@@ -54,7 +55,7 @@ impl State {
         }
     }
 
-    fn expected(&self, path: &RelPath, expect: &Stat) -> Result<Ino, DiskError> {
+    pub(super) fn expected(&self, path: &RelPath, expect: &Stat) -> Result<Ino, DiskError> {
         let stands = self.files.stat(path)?;
         stands.filter(|stat| stat == expect).map(|stat| stat.ino).ok_or(DiskError::Changed)
     }
@@ -69,13 +70,6 @@ impl State {
         let Ok(Some(ino)) = self.files.find(path) else { return Ok(None) };
         let bytes = part(&self.files.inode(ino).body.data, offset, chunk.length);
         Ok(bytes.and_then(|bytes| Blob::named(bytes, &chunk.hash)))
-    }
-
-    /// A second name in one of the flat spaces.
-    fn link(&mut self, ino: Ino, space: Space, name: Vec<u8>) {
-        let now = self.files.tick();
-        self.files.inode_mut(ino).body.ctime_ns = now;
-        self.files.change(vec![(space.root(), name, Some(ino))]);
     }
 }
 
@@ -295,6 +289,30 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn replace(
+        &mut self,
+        from: &RelPath,
+        to: &RelPath,
+        expect_from: &Stat,
+        expect_to: Option<&Stat>,
+    ) -> Result<(), DiskError> {
+        let state = &mut *self.0.borrow_mut();
+        state.step("rename over")?;
+        let (old, new) = (state.files.place(from)?, state.files.place(to)?);
+        let ino = state.expected(from, expect_from)?;
+        let stands = state.files.stat(to)?;
+        if stands.is_some_and(|stat| stat.kind == FileKind::Dir) {
+            return Err(DiskError::NotEmpty);
+        }
+        if stands.as_ref() != expect_to {
+            return Err(DiskError::Changed);
+        }
+        let now = state.files.tick();
+        state.files.inode_mut(ino).body.ctime_ns = now;
+        state.files.change(vec![(old.0, old.1, None), (new.0, new.1, Some(ino))]);
+        Ok(())
+    }
+
     fn make_dir(&mut self, path: &RelPath, attributes: &Attributes) -> Result<Stat, DiskError> {
         let state = &mut *self.0.borrow_mut();
         state.step("make a directory")?;
@@ -345,37 +363,33 @@ impl Disk for MemoryDisk {
     }
 
     fn keep(&mut self, path: &RelPath, to: &Keep) -> Result<String, DiskError> {
-        let state = &mut *self.0.borrow_mut();
-        state.step("keep a file")?;
-        let ino = state.files.find(path)?.ok_or(DiskError::Changed)?;
-        let (space, name) = match to {
-            Keep::Beside(to) => {
-                let (dir, name) = state.files.place(to)?;
-                if state.files.stat(to)?.is_some() {
-                    return Err(DiskError::Taken);
-                }
-                let now = state.files.tick();
-                state.files.inode_mut(ino).body.ctime_ns = now;
-                state.files.change(vec![(dir, name, Some(ino))]);
-                (Space::Tree, to.to_string())
-            }
-            Keep::Aside(folder) => {
-                let name = [folder.as_bytes(), b"/", path.as_bytes()].concat();
-                if state.files.named(Space::Aside, &name).is_some() {
-                    return Err(DiskError::Taken);
-                }
-                state.link(ino, Space::Aside, name);
-                (Space::Aside, format!("{folder}/{path}"))
-            }
-        };
-        let synced = state.sync()?;
-        state.files.sync_inode(ino, !synced);
-        state.alive()?;
-        match space {
-            Space::Tree => state.files.sync_names(),
-            space => state.files.sync_space(space),
-        }
-        Ok(name)
+        self.0.borrow_mut().keep(path, to)
+    }
+
+    fn kept_aside(&mut self) -> Result<Vec<(String, RelPath)>, DiskError> {
+        self.0.borrow().kept_aside()
+    }
+
+    fn read_aside(&mut self, folder: &str, path: &RelPath) -> Result<Option<What>, DiskError> {
+        self.0.borrow().read_aside(folder, path)
+    }
+
+    fn copy_back(
+        &mut self,
+        folder: &str,
+        path: &RelPath,
+        to: &RelPath,
+        expect: Option<&Stat>,
+    ) -> Result<(), DiskError> {
+        self.0.borrow_mut().copy_back(folder, path, to, expect)
+    }
+
+    fn drop_aside(&mut self, folder: &str) -> Result<(), DiskError> {
+        self.0.borrow_mut().drop_aside(folder)
+    }
+
+    fn now_ns(&self) -> i64 {
+        self.0.borrow().files.now_ns()
     }
 
     fn keeps_history(&self) -> bool {
@@ -383,31 +397,7 @@ impl Disk for MemoryDisk {
     }
 
     fn retain(&mut self, replaced: &[Replaced], always: bool) -> Result<Vec<Option<Stat>>, DiskError> {
-        let state = &mut *self.0.borrow_mut();
-        let mut seen = vec![None; replaced.len()];
-        if !state.files.able.keeps_history {
-            return Ok(seen);
-        }
-        for (replaced, seen) in replaced.iter().zip(&mut seen) {
-            state.step("keep a version")?;
-            let ino = match state.expected(&replaced.path, &replaced.seen) {
-                Err(DiskError::Changed | DiskError::NoParent) if !always => continue,
-                other => other?,
-            };
-            let name = replaced.root.as_bytes().to_vec();
-            if state.files.named(Space::History, &name).is_none() {
-                state.link(ino, Space::History, name);
-                let synced = state.sync()?;
-                state.files.sync_inode(ino, !synced);
-                state.alive()?;
-                *seen = Some(state.files.stat_of(ino));
-            }
-        }
-        if state.sync()? {
-            state.files.sync_space(Space::History);
-        }
-        state.alive()?;
-        Ok(seen)
+        self.0.borrow_mut().retain(replaced, always)
     }
 
     fn sync_tree(&mut self) -> Result<(), DiskError> {

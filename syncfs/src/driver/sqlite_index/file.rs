@@ -13,12 +13,15 @@ use crate::index::{Index, IndexError, Meta, Totals};
 use crate::wire::decode_vector;
 
 /// The version of the schema that this code reads and writes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// What the second version added: how the names of a file are found.
 const NAMES: &str = "
     CREATE TABLE inode (ino INTEGER NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (ino, entry)) STRICT, WITHOUT ROWID;
     CREATE TABLE label (label BLOB NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (label, entry)) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 2";
+
+/// What the third version added.
+const BRANCHES: &str = include_str!("branches.sql");
 
 impl SqliteIndex {
     /// Creates the file of a new replica.
@@ -26,6 +29,7 @@ impl SqliteIndex {
         let connection = connect(path)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         connection.execute_batch(include_str!("schema.sql"))?;
+        connection.execute_batch(BRANCHES)?;
         let mut index = Self::new(connection)?;
         index.in_transaction.set(true);
         index.put_meta(meta)?;
@@ -49,6 +53,11 @@ impl SqliteIndex {
         let mut index = Self::new(connection)?;
         if version == 1 {
             index.add_names()?;
+        }
+        if version < 3 {
+            index.begin()?;
+            index.connection.execute_batch(BRANCHES)?;
+            index.commit()?;
         }
         Ok(index)
     }
@@ -116,13 +125,13 @@ mod tests {
     use super::*;
     use crate::device::IndexId;
     use crate::disk::{FileKind, Stat};
-    use crate::index::Entry;
+    use crate::index::{BranchIndex, Entry};
     use crate::path::RelPath;
     use crate::record::{Attributes, Content, Kind, Owner, Record, VersionVector};
     use crate::status::Role;
 
     #[test]
-    fn an_index_of_the_first_version_finds_the_names_of_files_after_it_was_opened() {
+    fn an_index_of_the_first_version_has_names_and_branches_after_it_was_opened() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("index.db");
         let device = DeviceId::from_bytes([7; 32]);
@@ -148,13 +157,15 @@ mod tests {
         index.commit().unwrap();
         index
             .connection
-            .execute_batch("DROP TABLE inode; DROP TABLE label; PRAGMA user_version = 1")
+            .execute_batch("DROP TABLE inode; DROP TABLE label; DROP TABLE branch; DROP TABLE kept")
+            .and_then(|()| index.connection.execute_batch("PRAGMA user_version = 1"))
             .unwrap();
         drop(index);
         for _ in 0..2 {
             let index = SqliteIndex::open(&file).unwrap();
             assert_eq!(index.names_of(42, 9).unwrap(), std::slice::from_ref(&path));
             assert_eq!(index.labelled(&label, 9).unwrap(), std::slice::from_ref(&path));
+            assert_eq!(index.branches().unwrap(), []);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::branches::answer_restore;
 use super::{Command, Reply, Worker};
 use crate::engine::Input;
 use crate::error::{FenceError, FlushError, QueryError, RestoreError, StoreError};
@@ -12,9 +13,9 @@ use crate::status::Summary;
 use crate::token::Token;
 
 /// How often a flush looks again at paths that did not hold still.
-const FLUSH_ATTEMPTS: u32 = 40;
+pub(super) const FLUSH_ATTEMPTS: u32 = 40;
 /// Pause between two of those looks.
-const FLUSH_PAUSE: Duration = Duration::from_millis(25);
+pub(super) const FLUSH_PAUSE: Duration = Duration::from_millis(25);
 /// How many paths one answer about differences lists.
 const DIFFERING_LISTED_MAX: usize = 10_000;
 
@@ -47,12 +48,12 @@ impl Worker {
             Command::History(path, reply) => drop(reply.send(self.versions(&path))),
             Command::Restore(path, at, to, reply) => {
                 let result = self.restore(&path, at, to.as_ref()).await;
-                let fatal = match &result {
-                    Err(RestoreError::Store(error)) => Some(error.clone()),
-                    _ => None,
-                };
-                let _ = reply.send(result);
-                fatal.map_or(Ok(()), Err)?;
+                answer_restore(reply, result)?;
+            }
+            Command::Branch(command) => self.branch(command).await?,
+            Command::Resolve(copy, resolution, reply) => {
+                let result = self.patiently(|engine| engine.resolve_conflict(&copy, &resolution)).await;
+                answer_restore(reply, result)?;
             }
             Command::Lagging(token, peers, reply) => drop(reply.send(self.engine.lagging(&token, &peers))),
             Command::Behind(token, reply) => drop(reply.send(self.engine.behind(&token))),
@@ -100,16 +101,7 @@ impl Worker {
             let rest = &version.path.as_bytes()[path.as_bytes().len()..];
             let target = [to.unwrap_or(path).as_bytes(), rest].concat();
             let target = RelPath::new(target).map_err(|_| RestoreError::Unknown)?;
-            let mut attempts = 0;
-            loop {
-                attempts += 1;
-                match self.engine.make_room(&target) {
-                    Err(RestoreError::Busy(_)) if attempts < FLUSH_ATTEMPTS => {
-                        tokio::time::sleep(FLUSH_PAUSE).await;
-                    }
-                    other => break other?,
-                }
-            }
+            self.patiently(|engine| engine.make_room(&target)).await?;
             self.engine.disk_mut().bring_back(&version, &target)?;
             let now_ms = self.now_ms();
             self.engine.handle(now_ms, Input::Touched(vec![target.clone()]))?;
@@ -177,6 +169,8 @@ impl Command {
             Self::Hold(_, reply) | Self::Follow(reply) => refuse(reply, why),
             Self::History(_, reply) => refuse(reply, why),
             Self::Restore(_, _, _, reply) => refuse(reply, why),
+            Self::Branch(command) => command.refuse(why),
+            Self::Resolve(_, _, reply) => refuse(reply, why),
             Self::Lagging(_, _, reply) => refuse(reply, why),
             Self::Behind(_, reply) => refuse(reply, why),
             Self::Closed(_, reply) => drop(reply.send((Summary::default(), None))),
@@ -185,7 +179,7 @@ impl Command {
     }
 }
 
-fn refuse<T, E: From<StoreError>>(reply: Reply<T, E>, why: &StoreError) {
+pub(super) fn refuse<T, E: From<StoreError>>(reply: Reply<T, E>, why: &StoreError) {
     let _ = reply.send(Err(why.clone().into()));
 }
 

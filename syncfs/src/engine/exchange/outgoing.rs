@@ -1,11 +1,12 @@
 //! What a session says next: an answer that is due, an acknowledgement, a batch of records, chunks, a sign of life.
 
 use crate::disk::{Disk, Run};
-use crate::error::StoreError;
+use crate::error::{StoreError, Violation};
 use crate::hash::{Blob, ContentHash};
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::{Chunk, VersionVector};
+use crate::status::Event;
 use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Moved, Numbered, RECORDS_MAX, RUNS_MAX, VERSION};
 
 use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId};
@@ -72,6 +73,47 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(due.then_some(Message::Ping))
     }
 
+    /// The peer says how far it is with what was sent to it.
+    pub(super) fn ack(
+        &mut self,
+        id: SessionId,
+        round: u64,
+        durable: u64,
+        taken: u64,
+    ) -> Result<(), StoreError> {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        if session.out.round != round {
+            return Ok(());
+        }
+        if durable > taken || session.out.cursor.is_none_or(|cursor| taken > cursor) {
+            session.fail(Violation::Record("an acknowledgement of what was not sent"));
+            return Ok(());
+        }
+        let mut acked = None;
+        // A batch stays listed until it is durable; those that are taken no longer count against the window.
+        while session.out.batches.front().is_some_and(|batch| batch.through <= durable) {
+            let batch = session.out.batches.pop_front().expect("the front was just looked at");
+            acked = batch.complete.then_some(batch.through).or(acked);
+        }
+        session
+            .out
+            .batches
+            .iter_mut()
+            .filter(|batch| batch.through <= taken)
+            .for_each(|batch| batch.taken = true);
+        if let Some(sequence) = acked {
+            let peer = session.peer.expect("acknowledgements come after Hello");
+            let mut state = self.index.peer(&peer)?;
+            if state.ours != Some(self.meta.index) || state.acked < sequence {
+                (state.ours, state.acked) = (Some(self.meta.index), sequence);
+                // Committed with whatever comes next: after a crash the peer simply says it again.
+                self.index.put_peer(&peer, &state)?;
+                self.event(Event::Acked { device: peer, sequence });
+            }
+        }
+        Ok(())
+    }
+
     fn next_ack(&mut self, id: SessionId) -> Option<Message> {
         let roomy = self.pending.weighty(id) < PENDING_MAX;
         let session = self.sessions.get_mut(&id)?;
@@ -80,7 +122,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             inn.taken = inn.received;
         }
         let ack = (inn.durable, inn.taken);
-        if inn.index.is_none() || ack == inn.acked {
+        let again = std::mem::take(&mut inn.again);
+        if inn.index.is_none() || ack == inn.acked && !again {
             return None;
         }
         inn.acked = ack;
