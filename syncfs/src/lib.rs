@@ -39,13 +39,14 @@
 //! | [`sqlite`] | SQLite's file formats: the write-ahead log, which blocks of an image changed |
 //! | [`chunk`] | how contents are cut: whole, by content (FastCDC), in blocks (SQLite) |
 //! | [`reconcile`] | the decision between two versions of one path, and conflict names |
+//! | [`branch`] | what left the folder without being lost: stale tails, edits on a follower |
 //! | [`history`] | which replaced versions are worth keeping |
 //! | [`ignore`] | which paths are left alone: gitignore rules |
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index and a disk in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`greeting`] | which folder a stream is about, before its first message |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `barrier` (who has what), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `pacing` (how often a database is cut), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `directing` (folders of one direction) |
+//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `barrier` (who has what), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `undoing` and `branches` (what is set aside), `conflicts` (their end), `pacing` (how often a database is cut), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `directing` (folders of one direction) |
 //! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `pause` and `aftermath` (times in which nothing works, and what they leave), `history`, `state`, `watch`, `stream`, `identity` and `tls`, `limit` (shares of a line) |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
@@ -57,7 +58,7 @@
 //!
 //! # Invariants
 //!
-//! * **No silent loss.** A version that was looked at is current, beside as a conflict copy, in `aside/`, or was
+//! * **No silent loss.** A version that was looked at is current, beside as a conflict copy, in a branch, or was
 //!   overwritten by somebody who saw it. A concurrent edit beats a deletion. A directory is never removed with entries
 //!   that the deletion did not know of. A resolution of a conflict is durable only after the loser's copy.
 //! * **Absence is no evidence.** A missing root, a lost marker, an unreadable directory are errors, never deletions. More than
@@ -76,9 +77,9 @@
 //! # Leases
 //!
 //! At epoch 0 all replicas write, and conflicts keep both. [`Folder::hold`] with a number from elsewhere (an etcd, a
-//! Raft store) makes a replica the one writer; the others undo local edits and keep them aside. Whoever was cut off and
-//! wrote on under an older number finds, on return, its tail in `.syncfs/aside/<device>-<epoch>-<n>/` and the current
-//! versions in place. If a *follower's* edit overwrote a version whose content exists nowhere else any more, that edit
+//! Raft store) makes a replica the one writer; the others undo local edits and keep them in a [`branch`]. Whoever was cut off and
+//! wrote on under an older number finds, on return, its tail as another branch and the current versions in place; the holder can compare it
+//! ([`Folder::diff`]) and bring it back ([`Folder::restore_branch`]). If a *follower's* edit overwrote a version whose content exists nowhere else any more, that edit
 //! becomes the version.
 //!
 //! # Threats
