@@ -25,6 +25,7 @@ pub mod sync_node;
 pub mod sync_report;
 pub mod sync_sessions;
 pub mod sync_settings;
+pub mod sync_time;
 pub mod synced_volume;
 pub mod table;
 pub mod web;

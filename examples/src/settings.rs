@@ -35,8 +35,32 @@ pub fn parse<T: DeserializeOwned>(name: &dyn Display, text: &str) -> Result<T, F
             }
             None => name.to_string(),
         };
-        Failure::new(format!("{place}: {}", error.message()))
+        Failure::new(format!("{place}: {}{}", error.message(), nearest(error.message())))
     })
+}
+
+/// What was probably meant by a key that is not known, if one of those that are is near to it.
+fn nearest(message: &str) -> String {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let unknown = words.next().filter(|_| message.starts_with("unknown field"));
+    let distance = |word: &str| unknown.map_or(usize::MAX, |unknown| edits(unknown, word));
+    let nearest = words.min_by_key(|word| distance(word)).filter(|word| distance(word) <= 3);
+    nearest.map_or_else(String::new, |word| format!(" (did you mean `{word}`?)"))
+}
+
+/// How many letters must be changed, added or removed (Levenshtein's distance).
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (number, letter) in from.chars().take(64).enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], number + 1);
+        for (column, other) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
 }
 
 /// Reads a file as UTF-8 text, bounded.
@@ -87,7 +111,7 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
     written.and_then(|()| file.sync_all()).context(format!("cannot write {}", path.display()))
 }
 
-/// Reads `500ms`, `30s`, `5m` or `1h`.
+/// Reads `500ms`, `30s`, `5m`, `1h` or `30d`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -96,7 +120,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("`{text}` is not a duration: write 500ms, 30s, 5m or 1h")),
+        "d" => 86_400_000,
+        _ => return Err(format!("`{text}` is not a duration: write 500ms, 30s, 5m, 1h or 30d")),
     };
     let number = number.parse::<u32>().map_err(|_| format!("`{text}` is not a duration: write 30s"))?;
     Ok(Duration::from_millis(u64::from(number) * milliseconds))
@@ -147,6 +172,9 @@ mod tests {
         let failure =
             parse::<Sample>(&"a.toml", "listen = \"1.2.3.4:5\"\n lisen = 3\n").unwrap_err().to_string();
         assert!(failure.starts_with("a.toml:2:2: ") && failure.contains("`lisen`"), "{failure}");
+        assert!(failure.ends_with("(did you mean `listen`?)"), "{failure}");
+        let far = parse::<Sample>(&"a", "colour = 3").unwrap_err().to_string();
+        assert!(!far.contains("did you mean"), "{far}");
         let failure = parse::<Sample>(&"a.toml", "\n\nlisten = \"here\"\n").unwrap_err().to_string();
         assert!(failure.starts_with("a.toml:3:10: "), "{failure}");
     }

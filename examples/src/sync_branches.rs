@@ -6,11 +6,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use syncfs::{Cause, Change, Config, Folder, RelPath, Resolution};
+use syncfs::{Cause, Change, Folder, RelPath, Resolution};
 
 use crate::control::{self, ControlError};
 use crate::daemon::Failure;
-use crate::sync_control::{ASK_LIMIT, Request, path};
+use crate::sync_control::{self, ASK_LIMIT, Request, path};
 
 /// A question or an order about branches and conflicts. Paths are relative to the folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -181,7 +181,7 @@ pub async fn ask<T: serde::de::DeserializeOwned>(dir: &Path, request: BranchRequ
             )))
         }
         (Err(ControlError::NotRunning(_)), request) => {
-            let folder = Folder::open(Config::new(dir)).await?;
+            let folder = sync_control::open(dir).await?;
             let answer = answer(&folder, request).await;
             folder.close().await;
             Ok(serde_json::from_value(answer?)?)

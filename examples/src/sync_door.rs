@@ -64,7 +64,7 @@ impl DoorError {
 }
 
 /// Every [`DoorError::reason`].
-pub const REASONS: [&str; 12] = [
+pub const REASONS: [&str; 13] = [
     "io",
     "slow",
     "wrong-device",
@@ -75,6 +75,7 @@ pub const REASONS: [&str; 12] = [
     "ambiguous-folder",
     "connected",
     "version",
+    "wrong-folder",
     "other",
     "session",
 ];

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use syncfs::syncthing::{self, Fate, Imported, ImportedDevice, ImportedFolder, Way};
-use syncfs::{Config, DeviceId, Folder, Identity};
+use syncfs::limit::BYTES_PER_SECOND_MIN;
+use syncfs::syncthing::{self, Fate, Imported, ImportedDevice, ImportedFolder};
+use syncfs::{Config, DeviceId, Direction, Folder, History, Identity, MinFree};
 
 use crate::daemon::{Context, Failure};
 use crate::settings;
@@ -45,7 +47,7 @@ impl Import {
         let _ = writeln!(text, "\nlisten = {}\nkey = {}", quoted(listen), quoted(&key.display().to_string()));
         let mut limit = |name: &str, kib: Option<u64>| {
             if let Some(kib) = kib {
-                let _ = writeln!(text, "{name} = \"{}KiB/s\"", kib.max(64));
+                let _ = writeln!(text, "{name} = \"{}KiB/s\"", slowest(kib));
             }
         };
         limit("send-limit", self.imported.send_kib_s);
@@ -102,16 +104,17 @@ impl Import {
 
     /// Makes the key and every folder that is not written as a comment a replica, in place.
     pub async fn apply(&self, key: &Path) -> Result<DeviceId, Failure> {
-        let goes_on = |folder: &&ImportedFolder| !folder.paused && folder.way == Way::Both;
-        let folders = self.imported.folders.iter().filter(goes_on);
-        let paths: Vec<PathBuf> = folders.map(|folder| self.path(folder)).collect();
-        for path in &paths {
+        let folders = self.imported.folders.iter().filter(|folder| !folder.paused);
+        let folders: Vec<_> = folders.map(|folder| (self.path(folder), folder)).collect();
+        for (path, _) in &folders {
             std::fs::read_dir(path).context(format!("{}: is the right disk mounted?", path.display()))?;
         }
         let identity = Identity::load_or_create(key)?;
-        for path in paths {
+        for (path, folder) in folders {
             let mut config = Config::new(path);
             config.device = Some(identity.device());
+            config.folder = Some(folder.folder);
+            config.direction = folder.direction;
             Folder::init(config).await?;
         }
         Ok(identity.device())
@@ -133,19 +136,33 @@ impl Import {
         let mut lines = vec!["[[folder]]".to_owned()];
         lines.push(format!("path = {}", quoted(&self.path(folder).display().to_string())));
         lines.push(format!("label = {}", quoted(folder.label.as_str())));
+        lines.push(format!("id = {}", quoted(&folder.folder.to_string())));
         let shares = |device: &&ImportedDevice| folder.devices.contains(&device.id) && !device.paused;
         let peers: Vec<String> = self.peers().filter(shares).map(|device| quoted(&name(device))).collect();
         lines.push(format!("peers = [{}]", peers.join(", ")));
         if let Some(seconds) = folder.rescan_s {
             lines.push(format!("rescan = \"{seconds}s\""));
         }
-        let why = match folder.way {
-            _ if folder.paused => Some("it was paused"),
-            Way::Both => None,
-            Way::Send => Some("it only gave: here it would take changes too"),
-            Way::Receive => Some("it only took: here it would give changes too"),
+        match folder.direction {
+            Direction::Send => lines.push("direction = \"send\"".to_owned()),
+            Direction::Receive => lines.push("direction = \"receive\"".to_owned()),
+            _ => {}
+        }
+        let mut keeps = |policy: &str, age: Duration| {
+            lines.push(format!("history = \"{policy}\""));
+            lines.push(format!("history-age = \"{}d\"", age.as_secs().div_ceil(86_400)));
         };
-        table(&folder.title, why, &lines)
+        match folder.history {
+            History::Trash { keep } => keeps("trash", keep),
+            History::Staggered { max_age } => keeps("staggered", max_age),
+            _ => {}
+        }
+        match folder.min_free {
+            Some(MinFree::Percent(percent)) => lines.push(format!("min-free = \"{percent}%\"")),
+            Some(MinFree::Bytes(bytes)) => lines.push(format!("min-free = \"{bytes}B\"")),
+            _ => {}
+        }
+        table(&folder.title, folder.paused.then_some("it was paused"), &lines)
     }
 }
 
@@ -163,7 +180,7 @@ fn peer_table(device: &ImportedDevice) -> String {
     let addresses: Vec<String> = device.addresses.iter().map(|address| quoted(address)).collect();
     lines.push(format!("addresses = [{}]", addresses.join(", ")));
     for (key, kib) in [("send-limit", device.send_kib_s), ("receive-limit", device.receive_kib_s)] {
-        lines.extend(kib.map(|kib| format!("{key} = \"{}KiB/s\"", kib.max(64))));
+        lines.extend(kib.map(|kib| format!("{key} = \"{}KiB/s\"", slowest(kib))));
     }
     table(&device.id, device.paused.then_some("it was paused"), &lines)
 }
@@ -177,6 +194,11 @@ fn table(comment: &str, waits: Option<&str>, lines: &[String]) -> String {
         let _ = writeln!(text, "{}{line}", if waits.is_some() { "# " } else { "" });
     }
     text
+}
+
+/// A limit that the protocol can keep to.
+fn slowest(kib: u64) -> u64 {
+    kib.max(BYTES_PER_SECOND_MIN >> 10)
 }
 
 /// What stands in place of an ID until a person has asked for it. It is no ID, so `syncd` names its line.
@@ -213,7 +235,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("syncd.toml");
         let mut count = 0;
-        let lines = text.lines().map(|line| match line.starts_with("id = ") {
+        let lines = text.lines().map(|line| match line.starts_with("id = \"the ID") {
             true => {
                 count += 1;
                 format!("id = \"{}\"\n", DeviceId::from_bytes([count; 32]))
@@ -236,6 +258,8 @@ mod tests {
         assert_eq!(folder.config.root, Path::new("/sync/"));
         assert_eq!(folder.config.rescan.as_secs(), 5);
         assert_eq!(folder.peers.len(), 2);
+        assert_eq!(folder.config.min_free, MinFree::Percent(1.0));
+        assert!(text.contains("min-free = \"1%\""), "{text}");
         // Every element and attribute of the file is accounted for.
         let xml = std::fs::read_to_string(sample()).unwrap();
         let keys = xml.split(['<', ' ']).filter(|word| !word.starts_with('/')).filter_map(|word| {
@@ -277,13 +301,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_paused_or_went_one_way_is_a_comment() {
+    fn what_was_paused_is_a_comment_and_what_went_one_way_goes_on_so() {
         let text = import(
             "<configuration><folder id='a' path='/a'/><folder id='b' path='/b'><paused>true</paused></folder>\
-             <folder id='c' path='/c' type='receiveonly'/></configuration>",
+             <folder id='c' path='/c' type='receiveonly'><versioning type='trashcan'>\
+             <param key='cleanoutDays' val='7'/></versioning></folder></configuration>",
         )
         .toml(Path::new("/k"));
-        assert_eq!(completed(&text).unwrap().folders.len(), 1);
-        assert!(text.contains("# path = \"/b\"") && text.contains("# path = \"/c\""), "{text}");
+        assert!(text.contains("# path = \"/b\""), "{text}");
+        let read = completed(&text).unwrap();
+        let [_, receives] = &read.folders[..] else { panic!("{:?}", read.folders) };
+        assert_eq!(receives.config.direction, Direction::Receive);
+        assert_eq!(receives.config.history, History::Trash { keep: Duration::from_secs(7 * 86_400) });
+        assert!(receives.config.folder.is_some());
     }
 }

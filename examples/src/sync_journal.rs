@@ -84,7 +84,8 @@ impl Journal {
         self.kept().last
     }
 
-    fn note(&self, what: Value) {
+    /// Writes down one more event.
+    pub fn note(&self, what: Value) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let mut kept = self.kept();
@@ -133,6 +134,10 @@ fn described(event: &Event) -> Value {
         }
         Event::Connected(device) => json!({ "event": "connected", "peer": device.to_string() }),
         Event::Disconnected(device) => json!({ "event": "disconnected", "peer": device.to_string() }),
+        Event::Differs(path) => json!({ "event": "differs", "path": path.to_string() }),
+        Event::DeletionsHeld { files, of } => json!({ "event": "deletions-held", "files": files, "of": of }),
+        Event::Paused(why) => json!({ "event": "paused", "why": why }),
+        Event::Resumed => json!({ "event": "resumed" }),
         Event::Problem(problem) => json!({
             "event": "problem",
             "path": problem.path.as_ref().map(ToString::to_string),

@@ -8,7 +8,11 @@
 //! | `syncfs_pending` | versions of peers that are decided on and not durable yet |
 //! | `syncfs_conflicts`, `syncfs_problems` | what a person should look at |
 //! | `syncfs_refused_total` | versions refused because of a stale epoch |
+//! | `syncfs_differing` | paths of which a peer has a version that a replica which only sends did not take |
+//! | `syncfs_paused` | 1 while a folder cannot work, or has no room for what peers have |
+//! | `syncfs_held_deletions` | files that vanished at once and wait for a confirmation |
 //! | `syncfs_peer_connected`, `syncfs_peer_behind` | whether a session is open; changes that the peer lacks |
+//! | `syncfs_peer_left_files`, `syncfs_peer_left_bytes` | what is still to come from the peer |
 //! | `syncfs_peer_sessions_total`, `syncfs_peer_received_bytes_total`, `syncfs_peer_sent_bytes_total` | since the start |
 //! | `syncd_refused_total` | streams that did not become a session, sessions that failed, by `reason` |
 
@@ -70,6 +74,9 @@ fn text(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> St
     folder(&mut text, "syncfs_pending", "gauge", &|report| report.pending);
     folder(&mut text, "syncfs_conflicts", "gauge", &|report| report.conflicts);
     folder(&mut text, "syncfs_problems", "gauge", &|report| report.problems.len() as u64);
+    folder(&mut text, "syncfs_differing", "gauge", &|report| report.differing);
+    folder(&mut text, "syncfs_paused", "gauge", &|report| u64::from(report.paused.is_some()));
+    folder(&mut text, "syncfs_held_deletions", "gauge", &|report| report.held_deletions);
     folder(&mut text, "syncfs_refused_total", "counter", &|report| report.refused);
     let peer = |text: &mut String,
                 name: &str,
@@ -86,6 +93,8 @@ fn text(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> St
     };
     peer(&mut text, "syncfs_peer_connected", "gauge", &|peer| u64::from(peer.connected));
     peer(&mut text, "syncfs_peer_behind", "gauge", &|peer| peer.behind);
+    peer(&mut text, "syncfs_peer_left_files", "gauge", &|peer| peer.left_files);
+    peer(&mut text, "syncfs_peer_left_bytes", "gauge", &|peer| peer.left_bytes);
     peer(&mut text, "syncfs_peer_sessions_total", "counter", &|peer| peer.sessions);
     peer(&mut text, "syncfs_peer_received_bytes_total", "counter", &|peer| peer.received_bytes);
     peer(&mut text, "syncfs_peer_sent_bytes_total", "counter", &|peer| peer.sent_bytes);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use syncfs::greeting::{Answer, Greeting, Refusal};
 use syncfs::limit::{Metered, Pace, Traffic};
 use syncfs::tls::TlsStream;
-use syncfs::{DeviceId, Folder, Identity, SyncError};
+use syncfs::{DeviceId, Folder, Identity, SyncError, Violation};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -72,6 +72,8 @@ struct Line {
 #[derive(Clone, Copy, Debug, Default)]
 struct Rates {
     taken: (u64, u64),
+    done: u64,
+    done_per_second: f64,
     received_per_second: f64,
     sent_per_second: f64,
 }
@@ -264,6 +266,16 @@ impl Node {
                 tracing::info!(peer = link.peer.name, ?summary, "a session ended");
             }
             Err(SyncError::Closed) => {}
+            Err(SyncError::Protocol(Violation::WrongFolder { ours, theirs })) => {
+                let root = share.served.config.root.display();
+                let apart = format!(
+                    "this replica is of folder {ours}, the peer's is of {theirs}: they were initialised apart"
+                );
+                let help = format!(
+                    "to make them one, stop syncd here and run `syncd init {root} --folder {theirs}`"
+                );
+                self.trouble(pair, "wrong-folder", format!("{apart}; {help}"));
+            }
             Err(error) => self.trouble(pair, "session", error.to_string()),
         }
     }
@@ -304,6 +316,9 @@ impl Node {
             known.sent_bytes = line.traffic.sent();
             known.received_bytes_per_second = rates.received_per_second.round() as u64;
             known.sent_bytes_per_second = rates.sent_per_second.round() as u64;
+            known.done_bytes_per_second = rates.done_per_second.round() as u64;
+            let comes = known.left_bytes > 0 && known.done_bytes_per_second > 0;
+            known.seconds_left = comes.then(|| known.left_bytes.div_ceil(known.done_bytes_per_second));
             if !known.connected {
                 known.trouble = line.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
             }
@@ -319,9 +334,7 @@ impl Node {
             let now = ticks.tick().await;
             let seconds = now.duration_since(before).as_secs_f64().max(0.001);
             before = now;
-            for line in self.folders.iter().flat_map(|share| share.lines.values()) {
-                line.rates.lock().unwrap_or_else(PoisonError::into_inner).take(&line.traffic, seconds);
-            }
+            self.folders.iter().for_each(|share| share.take_rates(seconds));
         }
     }
 
@@ -333,17 +346,45 @@ impl Node {
     }
 }
 
+impl Share {
+    /// Takes the rates of its lines, and writes down how far each transfer is while there is one.
+    fn take_rates(&self, seconds: f64) {
+        let status = self.folder.status();
+        for (peer, line) in &self.lines {
+            let transfer =
+                status.peers.iter().find(|known| known.device == *peer).map(|known| known.transfer);
+            let transfer = transfer.unwrap_or_default();
+            let mut rates = line.rates.lock().unwrap_or_else(PoisonError::into_inner);
+            rates.take(&line.traffic, transfer.done_bytes, seconds);
+            if transfer.left_bytes > 0 {
+                let per_second = rates.done_per_second.round() as u64;
+                self.journal.note(serde_json::json!({
+                    "event": "progress",
+                    "peer": peer.to_string(),
+                    "left_files": transfer.left_files,
+                    "left_bytes": transfer.left_bytes,
+                    "done_bytes": transfer.done_bytes,
+                    "bytes_per_second": per_second,
+                    "seconds_left": (per_second > 0).then(|| transfer.left_bytes.div_ceil(per_second)),
+                }));
+            }
+        }
+    }
+}
+
 impl Rates {
     /// Half of the latest second and half of what was before.
-    fn take(&mut self, traffic: &Traffic, seconds: f64) {
+    fn take(&mut self, traffic: &Traffic, done: u64, seconds: f64) {
         let now = (traffic.received(), traffic.sent());
         let mean = |old: f64, before: u64, now: u64| {
-            let rate = (old + (now - before) as f64 / seconds) / 2.0;
+            // A new session begins to count anew.
+            let rate = (old + now.saturating_sub(before) as f64 / seconds) / 2.0;
             if rate < 1.0 { 0.0 } else { rate }
         };
         self.received_per_second = mean(self.received_per_second, self.taken.0, now.0);
         self.sent_per_second = mean(self.sent_per_second, self.taken.1, now.1);
-        self.taken = now;
+        self.done_per_second = mean(self.done_per_second, self.done, done);
+        (self.taken, self.done) = (now, done);
     }
 }
 

@@ -1,11 +1,13 @@
 //! What `syncd` says about a replica, to a person and to a script.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use syncfs::{Folder, Role};
+use syncfs::{Direction, Folder, Problem, Role, ScanReport, Version};
 
 use crate::daemon::Failure;
+use crate::sync_time;
 use crate::table::Table;
 
 /// A replica's state. All IDs are in text form.
@@ -29,6 +31,14 @@ pub struct SyncReport {
     pub epoch: u64,
     /// `shared`, `holder` or `follower`.
     pub role: String,
+    /// `both`, `send` or `receive`.
+    pub direction: String,
+    /// Of a replica that only sends: paths of which a peer has a version that was not taken.
+    pub differing: u64,
+    /// Files that vanished at once and are not taken as deleted before somebody confirms it.
+    pub held_deletions: u64,
+    /// Why the replica cannot work for now, or cannot take anything from peers; none if it can.
+    pub paused: Option<String>,
     /// Versions of peers that are decided on and not yet durable here.
     pub pending: u64,
     /// Conflicts recorded so far.
@@ -54,6 +64,16 @@ pub struct PeerReport {
     pub acked: u64,
     /// How many sequences it lacks.
     pub behind: u64,
+    /// Its versions that are still to come, as far as it has told.
+    pub left_files: u64,
+    /// Bytes of them that are still to come.
+    pub left_bytes: u64,
+    /// Bytes of contents that came since its session began.
+    pub done_bytes: u64,
+    /// Bytes of contents a second lately.
+    pub done_bytes_per_second: u64,
+    /// When all will be here at that rate; none if nothing is to come or nothing comes.
+    pub seconds_left: Option<u64>,
     /// What a person calls it; none while no daemon runs.
     pub name: Option<String>,
     /// Sessions with it since the daemon began.
@@ -81,6 +101,66 @@ pub struct ConflictReport {
     pub writer: String,
 }
 
+/// A kept version of a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// Its number in the history.
+    pub version: u64,
+    /// Where it stood.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was last written, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// When a peer's version took its place, nanoseconds since 1970.
+    pub replaced_ns: i64,
+    /// Which peer's.
+    pub by: String,
+    /// Whether that was a deletion.
+    pub deleted: bool,
+}
+
+impl From<&Version> for VersionReport {
+    fn from(version: &Version) -> Self {
+        Self {
+            version: version.id,
+            path: version.path.to_string(),
+            bytes: version.size,
+            mtime_ns: version.mtime_ns,
+            replaced_ns: version.replaced_ns,
+            by: version.by.to_string(),
+            deleted: version.deleted,
+        }
+    }
+}
+
+/// What a look through the directory found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FoundReport {
+    /// Entries looked at.
+    pub seen: u64,
+    /// New versions.
+    pub changed: u64,
+    /// Deletions.
+    pub deleted: u64,
+    /// What could not be taken up.
+    pub problems: Vec<String>,
+}
+
+impl From<ScanReport> for FoundReport {
+    fn from(report: ScanReport) -> Self {
+        let ScanReport { seen, changed, deleted, ref problems, .. } = report;
+        Self { seen, changed, deleted, problems: problems.iter().map(problem).collect() }
+    }
+}
+
+fn problem(problem: &Problem) -> String {
+    match &problem.path {
+        Some(path) => format!("{path}: {}", problem.what),
+        None => problem.what.clone(),
+    }
+}
+
 /// Asks a folder for its state.
 pub async fn status(folder: &Folder) -> Result<SyncReport, Failure> {
     let digest = folder.digest().await?.to_string();
@@ -95,17 +175,22 @@ pub fn brief(folder: &Folder) -> SyncReport {
         Role::Follower => "follower",
         _ => "shared",
     };
+    let direction = match status.direction {
+        Direction::Send => "send",
+        Direction::Receive => "receive",
+        _ => "both",
+    };
     let peers = status.peers.iter().map(|peer| PeerReport {
         device: peer.device.to_string(),
         connected: peer.connected,
         acked: peer.acked,
         behind: peer.behind,
+        left_files: peer.transfer.left_files,
+        left_bytes: peer.transfer.left_bytes,
+        done_bytes: peer.transfer.done_bytes,
         ..PeerReport::default()
     });
-    let problems = status.problems.iter().map(|problem| match &problem.path {
-        Some(path) => format!("{path}: {}", problem.what),
-        None => problem.what.clone(),
-    });
+    let problems = status.problems.iter().map(problem);
     SyncReport {
         device: status.device.to_string(),
         label: None,
@@ -116,6 +201,10 @@ pub fn brief(folder: &Folder) -> SyncReport {
         sequence: status.sequence,
         epoch: status.epoch,
         role: role.to_owned(),
+        direction: direction.to_owned(),
+        differing: status.differing,
+        paused: status.pause.as_ref().map(|pause| pause.why.clone()),
+        held_deletions: status.held_deletions,
         pending: status.pending,
         conflicts: status.conflicts,
         branches: status.branches,
@@ -146,19 +235,36 @@ impl fmt::Display for SyncReport {
         writeln!(f, "holds      {} files, {} bytes", self.files, self.bytes)?;
         writeln!(f, "digest     {}", self.digest)?;
         writeln!(f, "role       {} (epoch {})", self.role, self.epoch)?;
+        match (self.direction.as_str(), self.differing) {
+            ("send", 0) => writeln!(f, "direction  send: nothing differs at the peers")?,
+            ("send", count) => {
+                writeln!(
+                    f,
+                    "direction  send: {count} paths differ at the peers (syncd differing, syncd override)"
+                )?;
+            }
+            (direction, _) => writeln!(f, "direction  {direction}")?,
+        }
+        if let Some(why) = &self.paused {
+            writeln!(f, "PAUSED     {why}")?;
+        }
         writeln!(f, "pending    {}", self.pending)?;
         writeln!(f, "conflicts  {}", self.conflicts)?;
         if self.branches > 0 {
             writeln!(f, "branches   {} (see `syncd branch list`)", self.branches)?;
         }
         if !self.peers.is_empty() {
-            let mut table = Table::new(&["PEER", "CONNECTED", "BEHIND", "IN", "OUT"]);
+            let mut table = Table::new(&["PEER", "CONNECTED", "LACKS", "TO COME", "LEFT", "IN", "OUT"]);
             for peer in &self.peers {
                 let connected = if peer.connected { "yes" } else { "no" };
                 table.row([
                     peer.name.clone().unwrap_or_else(|| peer.device.clone()),
                     connected.to_owned(),
-                    peer.behind.to_string(),
+                    if peer.behind == 0 { String::new() } else { format!("{} changes", peer.behind) },
+                    peer.to_come(),
+                    peer.seconds_left
+                        .map(|left| sync_time::span(Duration::from_secs(left)))
+                        .unwrap_or_default(),
                     rate(peer.received_bytes_per_second),
                     rate(peer.sent_bytes_per_second),
                 ]);
@@ -178,14 +284,28 @@ impl fmt::Display for SyncReport {
     }
 }
 
+impl PeerReport {
+    fn to_come(&self) -> String {
+        match (self.left_files, self.left_bytes) {
+            (0, 0) => String::new(),
+            (files, bytes) => format!("{files} files, {}", size(bytes)),
+        }
+    }
+}
+
+/// A size for a person.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        small @ 0..10_240 => format!("{small} B"),
+        middle if middle < 10 << 20 => format!("{} KiB", middle >> 10),
+        large if large < 10 << 30 => format!("{} MiB", large >> 20),
+        huge => format!("{} GiB", huge >> 30),
+    }
+}
+
 /// A rate for a person.
 fn rate(bytes_per_second: u64) -> String {
-    match bytes_per_second {
-        0 => "-".to_owned(),
-        slow if slow < 10 << 10 => format!("{slow} B/s"),
-        middle if middle < 10 << 20 => format!("{} KiB/s", middle >> 10),
-        fast => format!("{} MiB/s", fast >> 20),
-    }
+    if bytes_per_second == 0 { String::new() } else { format!("{}/s", size(bytes_per_second)) }
 }
 
 impl fmt::Display for ConflictReport {

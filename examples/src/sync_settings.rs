@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use syncfs::greeting::Label;
-use syncfs::{Config, DeviceId, FolderId};
+use syncfs::{Config, DeviceId, Direction, FolderId, History, MinFree};
 
 use crate::daemon::{self, Failure};
 use crate::host_port::{HostPort, PeerAddress};
@@ -19,6 +19,10 @@ use crate::settings;
 
 /// The most folders and the most peers of one daemon.
 pub const TABLES_MAX: usize = 256;
+
+/// How long kept versions are kept if nothing is said: for `trash` and for `staggered`.
+const TRASH_AGE: Duration = Duration::from_secs(30 * 86_400);
+const STAGGERED_AGE: Duration = Duration::from_secs(365 * 86_400);
 
 /// The flags of `syncd serve`; each is also a key of the file.
 #[derive(Args, Debug, Default)]
@@ -80,6 +84,37 @@ struct FolderTable {
     peers: Option<Vec<String>>,
     #[serde(deserialize_with = "settings::from_duration")]
     rescan: Option<Duration>,
+    #[serde(deserialize_with = "settings::from_duration")]
+    debounce: Option<Duration>,
+    direction: Way,
+    ignore: Vec<String>,
+    history: Policy,
+    #[serde(deserialize_with = "settings::from_duration")]
+    history_age: Option<Duration>,
+    #[serde(deserialize_with = "from_size")]
+    history_size: Option<u64>,
+    mass_deletion: Option<u64>,
+    #[serde(deserialize_with = "from_share")]
+    min_free: Option<MinFree>,
+    state: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Way {
+    #[default]
+    Both,
+    Send,
+    Receive,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Policy {
+    #[default]
+    Off,
+    Trash,
+    Staggered,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +168,8 @@ pub struct SyncSettings {
     pub folders: Vec<Served>,
     /// Its peers.
     pub peers: Vec<Peer>,
+    /// The file that this comes from, if any.
+    pub file: Option<PathBuf>,
     /// Where it serves metrics.
     pub metrics: Option<SocketAddr>,
 }
@@ -165,7 +202,8 @@ impl SyncSettings {
                 return Err(Failure::new("several folders are one device with one `key`: name its file"));
             }
         };
-        Ok(Self { listen, key, folders, peers, metrics: flags.metrics.or(file.metrics) })
+        let from = config.map(std::path::absolute).transpose()?;
+        Ok(Self { listen, key, folders, peers, metrics: flags.metrics.or(file.metrics), file: from })
     }
 }
 
@@ -177,22 +215,51 @@ pub fn key_path(dir: &Path) -> PathBuf {
 /// Reads `500KiB/s`, `5MiB/s`, `1GiB/s` or `64000B/s`.
 pub fn rate(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a rate: write 500KiB/s, 5MiB/s or 1GiB/s");
-    let amount = text.strip_suffix("/s").ok_or_else(wrong)?;
-    let digits = amount.find(|c: char| !c.is_ascii_digit()).unwrap_or(amount.len());
-    let (number, unit) = amount.split_at(digits);
-    let unit = match unit.trim() {
-        "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(wrong()),
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)?;
+    let bytes = text.strip_suffix("/s").and_then(bytes).ok_or_else(wrong)?;
     let least = syncfs::limit::BYTES_PER_SECOND_MIN;
     if bytes < least {
         return Err(format!("`{text}` is too slow for the protocol: at least {}KiB/s", least >> 10));
     }
     Ok(bytes)
+}
+
+/// Reads `500MiB` or `10GiB`.
+pub fn size(text: &str) -> Result<u64, String> {
+    bytes(text).ok_or_else(|| format!("`{text}` is not a size: write 500MiB, 10GiB or 1TiB"))
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Reads `5GiB`, or `1%` of a disk.
+fn share(text: &str) -> Result<MinFree, String> {
+    let wrong = || format!("`{text}` is no part of a disk: write 1% or 5GiB");
+    match text.strip_suffix('%') {
+        None => bytes(text).map(MinFree::Bytes).ok_or_else(wrong),
+        Some(percent) => {
+            let percent = percent.trim().parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+            percent.map(MinFree::Percent).ok_or_else(wrong)
+        }
+    }
+}
+
+fn from_share<'de, D: serde::Deserializer<'de>>(source: D) -> Result<Option<MinFree>, D::Error> {
+    share(&String::deserialize(source)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn from_size<'de, D: serde::Deserializer<'de>>(source: D) -> Result<Option<u64>, D::Error> {
+    size(&String::deserialize(source)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn from_rate<'de, D: serde::Deserializer<'de>>(source: D) -> Result<Option<u64>, D::Error> {
@@ -262,13 +329,46 @@ fn folders(
             None => peers.iter().map(|peer| peer.id).collect(),
             Some(names) => names.iter().map(|name| named(peers, name, &path)).collect::<Result<_, _>>()?,
         };
-        let mut config = Config::new(table.path);
-        config.name = name.to_owned();
-        config.folder = table.id;
-        config.rescan = table.rescan.or(rescan).unwrap_or(config.rescan);
-        folders.push(Served { config, label: table.label, peers: shared });
+        let label = table.label.clone();
+        folders.push(Served { config: table.config(name, rescan)?, label, peers: shared });
     }
     Ok(folders)
+}
+
+impl FolderTable {
+    fn config(self, name: &str, rescan: Option<Duration>) -> Result<Config, Failure> {
+        let mut config = Config::new(self.path);
+        if matches!(self.history, Policy::Off) && (self.history_age.is_some() || self.history_size.is_some())
+        {
+            let path = config.root.display();
+            let what = "history-age and history-size say how much is kept, and nothing is";
+            return Err(Failure::new(format!("{path}: {what}: set `history` to trash or staggered")));
+        }
+        config.name = name.to_owned();
+        config.folder = self.id;
+        config.rescan = self.rescan.or(rescan).unwrap_or(config.rescan);
+        config.debounce = self.debounce.unwrap_or(config.debounce);
+        config.direction = match self.direction {
+            Way::Both => Direction::Both,
+            Way::Send => Direction::Send,
+            Way::Receive => Direction::Receive,
+        };
+        config.ignore = self.ignore;
+        config.history = match self.history {
+            Policy::Off => History::Off,
+            Policy::Trash => History::Trash { keep: self.history_age.unwrap_or(TRASH_AGE) },
+            Policy::Staggered => History::Staggered { max_age: self.history_age.unwrap_or(STAGGERED_AGE) },
+        };
+        config.history_bytes_max = self.history_size.unwrap_or(config.history_bytes_max);
+        config.mass_deletion = match self.mass_deletion {
+            None => config.mass_deletion,
+            Some(0) => None,
+            files => files,
+        };
+        config.min_free = self.min_free.unwrap_or(config.min_free);
+        config.state = self.state;
+        Ok(config)
+    }
 }
 
 fn named(peers: &[Peer], name: &str, path: &str) -> Result<DeviceId, Failure> {
@@ -302,6 +402,15 @@ mod tests {
         assert_eq!(notes.label.as_ref().map(Label::as_str), Some("notes"));
         assert_eq!((notes.peers.len(), media.peers.len()), (1, 2));
         assert_eq!(notes.config.rescan, Duration::from_secs(600));
+        let keep = Duration::from_secs(90 * 86_400);
+        assert_eq!(notes.config.history, History::Staggered { max_age: keep });
+        assert_eq!((notes.config.history_bytes_max, notes.config.mass_deletion), (5 << 30, Some(500)));
+        assert_eq!(
+            (notes.config.min_free, media.config.min_free),
+            (MinFree::Bytes(2 << 30), MinFree::Percent(1.0))
+        );
+        assert_eq!((notes.config.ignore.len(), notes.config.direction), (2, Direction::Both));
+        assert_eq!((media.config.history, media.config.direction), (History::Off, Direction::Receive));
         assert_eq!(media.config.rescan, Duration::from_secs(5));
     }
 
@@ -339,6 +448,12 @@ mod tests {
                 ),
                 "two [[peer]]",
             ),
+            (
+                format!("{listen}[[folder]]\npath = \"/a\"\nhistroy = \"trash\"\n"),
+                "syncd.toml:4:1: unknown field `histroy`",
+            ),
+            (format!("{listen}[[folder]]\npath = \"/a\"\nhistory-age = \"1d\"\n"), "set `history`"),
+            (format!("{listen}[[folder]]\npath = \"/a\"\ndirection = \"up\"\n"), "syncd.toml:4:13: "),
             (format!("{listen}send-limit = \"1KiB/s\"\n[[folder]]\npath = \"/a\"\n"), "too slow"),
         ] {
             let said = settings(&text).unwrap_err();
@@ -350,7 +465,11 @@ mod tests {
     fn rates_need_a_unit_and_fit() {
         assert_eq!(rate("5MiB/s"), Ok(5 << 20));
         assert_eq!(rate("100000B/s"), Ok(100_000));
-        for wrong in ["", "5", "5MiB", "MiB/s", "5MB/s", "-5MiB/s", "99999999999999999999GiB/s", "63KiB/s"] {
+        assert_eq!(share("1.5%"), Ok(MinFree::Percent(1.5)));
+        for wrong in ["", "1", "101%", "NaN%", "%", "5GB"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "5", "5MiB", "MiB/s", "5MB/s", "-5MiB/s", "99999999999999999999GiB/s", "7KiB/s"] {
             assert!(rate(wrong).is_err(), "{wrong}");
         }
     }

@@ -6,11 +6,15 @@
 mod keys;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use roxmltree::{Document, Node, ParsingOptions};
 use thiserror::Error;
 
+use crate::config::{Direction, MinFree};
+use crate::device::FolderId;
 use crate::greeting::Label;
+use crate::history::History;
 use keys::{GROUPS, KEYS};
 
 /// The longest text that is read, in bytes.
@@ -19,6 +23,9 @@ pub const TEXT_BYTES_MAX: usize = 1 << 20;
 pub const NODES_MAX: u32 = 100_000;
 /// The most distinct keys that are named one by one.
 pub const NOTES_MAX: usize = 1000;
+
+/// How many days stand for Syncthing's "for ever".
+const FOREVER_DAYS: u64 = 36_500;
 
 /// Why a text is no configuration of Syncthing.
 #[derive(Debug, Error)]
@@ -57,29 +64,23 @@ pub struct Note {
     pub reason: String,
 }
 
-/// Which way a folder goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Way {
-    /// Changes come and go.
-    #[default]
-    Both,
-    /// This device only gives.
-    Send,
-    /// This device only takes.
-    Receive,
-}
-
 /// A folder to adopt in place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ImportedFolder {
     /// A label made of Syncthing's folder ID.
     pub label: Label,
+    /// The folder's identity, made of it, too: the same on every device that imports, so that each adopts what it has.
+    pub folder: FolderId,
     /// What a person called it.
     pub title: String,
     /// Where it is; `~` as Syncthing writes it.
     pub path: String,
     /// Which way it goes.
-    pub way: Way,
+    pub direction: Direction,
+    /// What it keeps of replaced versions.
+    pub history: History,
+    /// What of the disk stays free; none if it does not say.
+    pub min_free: Option<MinFree>,
     /// How often it is looked through, in seconds; `None` for never.
     pub rescan_s: Option<u64>,
     /// Syncthing's IDs of the devices that share it.
@@ -106,7 +107,7 @@ pub struct ImportedDevice {
 }
 
 /// A configuration as far as it can be taken over.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Imported {
     /// `HOST:PORT` to listen on, if one is named.
     pub listen: Option<String>,
@@ -173,20 +174,16 @@ fn folder(node: Node<'_, '_>, notes: &mut Notes) -> Option<ImportedFolder> {
         notes.add(&format!("folder {id}"), Fate::NotMapped, "it has no path");
         return None;
     }
-    let way = match attribute("type") {
-        "" | "sendreceive" | "readwrite" => Way::Both,
-        "sendonly" | "readonly" => Way::Send,
-        "receiveonly" => Way::Receive,
+    let direction = match attribute("type") {
+        "" | "sendreceive" | "readwrite" => Direction::Both,
+        "sendonly" | "readonly" => Direction::Send,
+        "receiveonly" => Direction::Receive,
         other => {
             let reason = format!("its type `{other}` is not known here, so it is left out");
             notes.add(&format!("folder {id}"), Fate::NotMapped, &reason);
             return None;
         }
     };
-    if way != Way::Both {
-        let reason = "folders go both ways here; it is written as a comment, to go on only if that is meant";
-        notes.add(&format!("folder {id}"), Fate::NotMapped, reason);
-    }
     let label = label(id);
     if label.as_str() != id {
         let reason = format!("it is called {label} here: a label has only a-z A-Z 0-9 . _ -");
@@ -196,13 +193,71 @@ fn folder(node: Node<'_, '_>, notes: &mut Notes) -> Option<ImportedFolder> {
     let devices = node.children().filter(|child| child.has_tag_name("device"));
     Some(ImportedFolder {
         label,
+        folder: folder_id(id),
         title: attribute("label").to_owned(),
         path: path.to_owned(),
-        way,
+        direction,
+        history: history(node, id, notes),
+        min_free: min_free(node),
         rescan_s: rescan.filter(|&seconds| seconds > 0),
         devices: devices.filter_map(|device| device.attribute("id")).map(str::to_owned).collect(),
         paused: texts(node, "paused").iter().any(|text| text == "true"),
     })
+}
+
+/// Syncthing's trash can and staggered versions; the other two kinds have no counterpart.
+fn history(node: Node<'_, '_>, id: &str, notes: &mut Notes) -> History {
+    const DAY_S: u64 = 86_400;
+    let Some(versioning) = node.children().find(|child| child.has_tag_name("versioning")) else {
+        return History::Off;
+    };
+    let param = |key: &str| {
+        let mut params = versioning.children().filter(|child| child.has_tag_name("param"));
+        let value = params.find(|param| param.attribute("key") == Some(key))?.attribute("val")?;
+        value.trim().parse::<u64>().ok()
+    };
+    // There 0 is for ever, as is a missing number of days.
+    let age = |seconds: Option<u64>| match seconds {
+        None | Some(0) => Duration::from_secs(FOREVER_DAYS * DAY_S),
+        Some(seconds) => Duration::from_secs(seconds.min(FOREVER_DAYS * DAY_S)),
+    };
+    match versioning.attribute("type").unwrap_or_default() {
+        "" => History::Off,
+        "trashcan" => {
+            History::Trash { keep: age(param("cleanoutDays").map(|days| days.saturating_mul(DAY_S))) }
+        }
+        "staggered" => History::Staggered { max_age: age(param("maxAge").or(Some(365 * DAY_S))) },
+        other => {
+            let reason =
+                format!("`{other}` has no counterpart: choose `history` trash or staggered, or none is kept");
+            notes.add(&format!("folder {id} versioning"), Fate::NotMapped, &reason);
+            History::Off
+        }
+    }
+}
+
+fn min_free(node: Node<'_, '_>) -> Option<MinFree> {
+    let least = node.children().find(|child| child.has_tag_name("minDiskFree"))?;
+    let amount: f64 = least.text()?.trim().parse().ok()?;
+    let unit = match least.attribute("unit").unwrap_or_default() {
+        "%" => return (0.0..=100.0).contains(&amount).then_some(MinFree::Percent(amount)),
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        _ => 1.0,
+    };
+    let bytes = amount * unit;
+    (0.0..1e18).contains(&bytes).then_some(MinFree::Bytes(bytes as u64))
+}
+
+/// The identity of a folder that all devices had in Syncthing.
+fn folder_id(id: &str) -> FolderId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"syncthing folder ").update(id.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    FolderId::from_bytes(bytes)
 }
 
 fn device(node: Node<'_, '_>, notes: &mut Notes) -> ImportedDevice {
@@ -360,8 +415,8 @@ mod tests {
         );
         let [folder] = &imported.folders[..] else { panic!() };
         assert_eq!(
-            (folder.label.as_str(), folder.path.as_str(), folder.way),
-            ("my-notes", "/n", Way::Receive)
+            (folder.label.as_str(), folder.path.as_str(), folder.direction),
+            ("my-notes", "/n", Direction::Receive)
         );
         assert_eq!((folder.rescan_s, folder.devices.len(), folder.paused), (None, 2, true));
         let [device] = &imported.devices[..] else { panic!() };
@@ -371,6 +426,38 @@ mod tests {
         let not_mapped =
             |key: &str| imported.notes.iter().any(|note| note.key == key && note.fate == Fate::NotMapped);
         assert!(not_mapped("device/address dynamic") && not_mapped("device/address quic://1.2.3.4:1"));
+    }
+
+    #[test]
+    fn versions_are_kept_as_before_and_devices_agree_on_the_folder() {
+        let folder = |versioning: &str| {
+            let text = format!("<folder id='a' path='/a'><versioning{versioning}</versioning></folder>");
+            let imported = wrapped(&text);
+            let lost = imported.notes.iter().any(|note| note.fate == Fate::NotMapped);
+            (imported.folders[0].history, lost)
+        };
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let param = |key: &str, val: &str| format!("<param key='{key}' val='{val}'/>");
+        assert_eq!(folder(">"), (History::Off, false));
+        let trash = folder(&format!(" type='trashcan'>{}", param("cleanoutDays", "7")));
+        assert_eq!(trash, (History::Trash { keep: days(7) }, false));
+        let trash = folder(&format!(" type='trashcan'>{}", param("cleanoutDays", "0")));
+        assert_eq!(trash.0, History::Trash { keep: days(FOREVER_DAYS) });
+        let staggered = folder(&format!(" type='staggered'>{}", param("maxAge", "86400")));
+        assert_eq!(staggered, (History::Staggered { max_age: days(1) }, false));
+        assert_eq!(folder(" type='external'>"), (History::Off, true));
+        let free = |unit: &str, amount: &str| {
+            let least = format!("<minDiskFree unit='{unit}'>{amount}</minDiskFree>");
+            wrapped(&format!("<folder id='a' path='/a'>{least}</folder>")).folders[0].min_free
+        };
+        assert_eq!(free("%", "1.5"), Some(MinFree::Percent(1.5)));
+        assert_eq!(free("GB", "2"), Some(MinFree::Bytes(2_000_000_000)));
+        for (unit, wrong) in [("%", "101"), ("%", "NaN"), ("TB", "1e99"), ("MB", "-1"), ("MB", "")] {
+            assert_eq!(free(unit, wrong), None, "{wrong}{unit}");
+        }
+        let id = |id: &str| wrapped(&format!("<folder id='{id}' path='/a'/>")).folders[0].folder;
+        assert_eq!(id("abcd-1234"), id("abcd-1234"));
+        assert_ne!(id("a b"), id("a-b"), "not of the label, which may be shortened");
     }
 
     #[test]

@@ -134,11 +134,20 @@ impl Daemon {
     }
 
     /// Sends SIGTERM, waits for the end, and gives its status and how long it took.
-    pub(crate) fn terminate(mut self) -> (ExitStatus, Duration) {
+    pub(crate) fn terminate(self) -> (ExitStatus, Duration) {
+        self.stop("-TERM")
+    }
+
+    /// The same with Ctrl-C.
+    pub(crate) fn interrupt(self) -> (ExitStatus, Duration) {
+        self.stop("-INT")
+    }
+
+    fn stop(mut self, signal: &str) -> (ExitStatus, Duration) {
         let began = Instant::now();
-        let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status();
         assert!(sent.expect("kill is there").success());
-        let status = until("a daemon's end after SIGTERM", || self.child.try_wait().expect("ours"));
+        let status = until("a daemon's end after a signal", || self.child.try_wait().expect("ours"));
         (status, began.elapsed())
     }
 }

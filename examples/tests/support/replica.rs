@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{Daemon, command, expect_status, run, until};
 
 /// Where nothing else on the machine listens and no outgoing connection takes its port: an address in 127/8 for each.
-fn own_address() -> SocketAddr {
+pub(crate) fn own_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let pid = std::process::id();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

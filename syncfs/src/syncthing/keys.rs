@@ -18,9 +18,9 @@ const NAT: &str = "ports are not opened in routers; a mesh takes that place";
 const REPORTS: &str = "nothing is ever reported to anybody";
 const UPGRADES: &str = "programs are upgraded by whoever installed them";
 const KCP: &str = "an experiment that Syncthing itself has dropped";
-const OWNERS: &str = "owners are not replicated yet";
-const XATTRS: &str = "extended attributes are not replicated yet";
-const PLACES: &str = "the index is in each folder; no space is kept free for it";
+const OWNERS: &str = "owners are part of a version; they are applied where the daemon is root";
+const XATTRS: &str = "extended attributes are part of a version, all that a user may set";
+const PLACES: &str = "the index is in each folder, whose `min-free` holds";
 
 /// Every key of Syncthing's configuration up to version 51, and what becomes of it.
 pub(super) const KEYS: &[(&str, Fate, &str)] = &[
@@ -32,10 +32,14 @@ pub(super) const KEYS: &[(&str, Fate, &str)] = &[
         Mapped,
         "`path`, adopted in place: what is equal on both sides is hashed, not transferred",
     ),
-    ("folder/@type", Mapped, "both ways; a folder of one way only is written as a comment"),
-    ("folder/@rescanIntervalS", Mapped, "`rescan`; 0, never, is not possible"),
+    (
+        "folder/@type",
+        Mapped,
+        "`direction`; what a receiver has that others lack is set aside here, not kept in place",
+    ),
+    ("folder/@rescanIntervalS", Mapped, "`rescan`; for 0, never, the default of 1 h holds"),
     ("folder/@fsWatcherEnabled", Mapped, HERE),
-    ("folder/@fsWatcherDelayS", Obsolete, "changes are taken up after 15 ms"),
+    ("folder/@fsWatcherDelayS", Obsolete, "changes are taken up after 15 ms; `debounce` says otherwise"),
     ("folder/@fsWatcherTimeoutS", Obsolete, "changes are taken up after 15 ms"),
     ("folder/@ignorePerms", NotMapped, "permissions are part of a file here"),
     ("folder/@autoNormalize", Obsolete, "names are bytes and are never changed"),
@@ -47,19 +51,15 @@ pub(super) const KEYS: &[(&str, Fate, &str)] = &[
         NotMapped,
         "there are no encrypted replicas: the peer would see everything",
     ),
-    ("folder/minDiskFree", NotMapped, "no space is kept free for others yet"),
-    ("folder/minDiskFree/@unit", NotMapped, "no space is kept free for others yet"),
+    ("folder/minDiskFree", Mapped, "`min-free`"),
+    ("folder/minDiskFree/@unit", Mapped, "`min-free`"),
     ("folder/minDiskFreePct", Obsolete, "`minDiskFree` replaced it"),
-    (
-        "folder/versioning",
-        NotMapped,
-        "the daemon keeps no old versions yet; those in .stversions are left alone",
-    ),
-    ("folder/versioning/@type", NotMapped, "the daemon keeps no old versions yet"),
-    ("folder/versioning/param", NotMapped, "the daemon keeps no old versions yet"),
-    ("folder/versioning/cleanupIntervalS", Obsolete, "the daemon keeps no old versions yet"),
-    ("folder/versioning/fsPath", NotMapped, "the daemon keeps no old versions yet"),
-    ("folder/versioning/fsType", Obsolete, "the daemon keeps no old versions yet"),
+    ("folder/versioning", Mapped, "`history`; versions in .stversions are left alone"),
+    ("folder/versioning/@type", Mapped, "`history`: trashcan and staggered; the others are named"),
+    ("folder/versioning/param", Mapped, "`history-age`"),
+    ("folder/versioning/cleanupIntervalS", Obsolete, "what is too old or too much goes every ten minutes"),
+    ("folder/versioning/fsPath", NotMapped, "versions are kept in the state directory (`state`)"),
+    ("folder/versioning/fsType", Obsolete, "there is one: directories of this machine"),
     ("folder/copiers", Obsolete, TUNED),
     ("folder/pullers", Obsolete, TUNED),
     ("folder/hashers", Obsolete, TUNED),
@@ -71,7 +71,7 @@ pub(super) const KEYS: &[(&str, Fate, &str)] = &[
     ("folder/order", Obsolete, "files are fetched in the order in which they changed"),
     ("folder/blockPullOrder", Obsolete, TUNED),
     ("folder/ignoreDelete", NotMapped, "deletions are replicated like any change"),
-    ("folder/scanProgressIntervalS", Obsolete, "`syncd status` says how far it is"),
+    ("folder/scanProgressIntervalS", Obsolete, "`syncd status --watch` shows how far it is"),
     ("folder/maxConflicts", Mapped, "every conflict copy is kept until a person removes it, as with -1"),
     ("folder/disableSparseFiles", Obsolete, "there is no such switch"),
     ("folder/disableTempIndexes", Obsolete, "an interrupted transfer always goes on"),
@@ -80,24 +80,32 @@ pub(super) const KEYS: &[(&str, Fate, &str)] = &[
     ("folder/paused", Mapped, "a paused folder is written as a comment"),
     ("folder/weakHashThresholdPct", Obsolete, "chunks are cut by content, which finds what has moved"),
     ("folder/markerName", Obsolete, "Syncthing's marker is left alone; ours is .syncfs/marker"),
-    ("folder/copyOwnershipFromParent", NotMapped, "owners are left as they are"),
+    (
+        "folder/copyOwnershipFromParent",
+        NotMapped,
+        "owners are those of the version, where the daemon is root",
+    ),
     ("folder/modTimeWindowS", Obsolete, "times are kept to the nanosecond"),
     ("folder/copyRangeMethod", Obsolete, TUNED),
     ("folder/caseSensitiveFS", Obsolete, "names are bytes"),
     ("folder/junctionsAsDirs", Obsolete, "a thing of Windows"),
     ("folder/filesystemType", Obsolete, "there is one: directories of this machine"),
     ("folder/group", Obsolete, "for a web interface"),
-    ("folder/syncOwnership", NotMapped, OWNERS),
-    ("folder/sendOwnership", NotMapped, OWNERS),
-    ("folder/syncXattrs", NotMapped, XATTRS),
-    ("folder/sendXattrs", NotMapped, XATTRS),
+    ("folder/syncOwnership", Mapped, OWNERS),
+    ("folder/sendOwnership", Mapped, OWNERS),
+    ("folder/syncXattrs", Mapped, XATTRS),
+    ("folder/sendXattrs", Mapped, XATTRS),
     ("folder/xattrFilter", NotMapped, XATTRS),
     ("folder/xattrFilter/maxSingleEntrySize", NotMapped, XATTRS),
     ("folder/xattrFilter/maxTotalSize", NotMapped, XATTRS),
     ("folder/xattrFilter/entry", NotMapped, XATTRS),
     ("device/@id", Mapped, "another kind of ID: `syncd init` on that device prints the one to write here"),
     ("device/@name", Mapped, "`name`"),
-    ("device/@compression", NotMapped, "nothing is compressed yet"),
+    (
+        "device/@compression",
+        Mapped,
+        "compressed wherever the line is what everything waits for, and only there",
+    ),
     ("device/@introducer", NotMapped, "there are no introducers: name every peer"),
     ("device/@skipIntroductionRemovals", Obsolete, "there are no introducers"),
     ("device/@introducedBy", Obsolete, "there are no introducers"),

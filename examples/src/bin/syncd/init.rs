@@ -6,6 +6,7 @@ use clap::Args;
 use hybrid_examples::daemon::{self, Failure};
 use hybrid_examples::sync_settings::{ServeFlags, SyncSettings};
 use hybrid_examples::{sync_control, sync_node};
+use syncfs::FolderId;
 
 #[derive(Args)]
 pub struct Options {
@@ -18,6 +19,10 @@ pub struct Options {
     /// Make every folder of a TOML file a replica
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The folder that the directory is to be a replica of, as `syncd status` shows it there [default: that of its first peer
+    /// if it is empty, else a new one]
+    #[arg(long, value_name = "ID", conflicts_with = "config")]
+    folder: Option<FolderId>,
 }
 
 #[derive(Args)]
@@ -26,11 +31,15 @@ pub struct Id {
     dir: PathBuf,
 }
 
-pub async fn run(Options { dir, key, config }: Options) -> Result<(), Failure> {
+pub async fn run(Options { dir, key, config, folder }: Options) -> Result<(), Failure> {
     // Where the device will listen does not matter yet.
     let listen = Some(([127, 0, 0, 1], 0).into());
     let flags = ServeFlags { listen, key, ..ServeFlags::default() };
-    let device = sync_node::init(&SyncSettings::new(dir, flags, config.as_deref())?).await?;
+    let mut settings = SyncSettings::new(dir, flags, config.as_deref())?;
+    if let (Some(folder), Some(served)) = (folder, settings.folders.first_mut()) {
+        served.config.folder = Some(folder);
+    }
+    let device = sync_node::init(&settings).await?;
     daemon::print(&format!("{device}\n"))
 }
 

@@ -7,8 +7,10 @@
 mod branch;
 mod conflicts;
 mod events;
+mod history;
 mod import;
 mod init;
+mod look;
 mod serve;
 mod status;
 mod wait;
@@ -23,7 +25,9 @@ Examples:
   syncd init /srv/notes                        # once on each device; prints its ID
   syncd serve /srv/notes --listen 0.0.0.0:22000 --peer ID@home-2.example.org:22000
   syncd wait /srv/notes --peers all --timeout 30s    # everything written so far is on every peer's disk
-  syncd status /srv/notes --json
+  syncd status /srv/notes --watch              # peers, what is to come, rates, time left
+  syncd history /srv/notes/letters             # what peers replaced or deleted there, if the folder keeps a history
+  syncd restore /srv/notes/letters --at 2h     # as it stood two hours ago
   syncd serve --config /etc/syncd.toml         # several folders, several peers
   syncd import ~/.config/syncthing/config.xml --out syncd.toml    # what becomes of Syncthing's settings
 
@@ -51,6 +55,22 @@ enum Command {
     Status(status::Options),
     /// Wait until peers have everything written so far, durably
     Wait(wait::Options),
+    /// Take up what stands in a directory now, and print the barrier's token
+    Flush(look::Options),
+    /// Look through a whole directory now
+    Scan(look::Options),
+    /// Say that the files which vanished at once were meant to be deleted
+    ConfirmDeletions(look::Options),
+    /// Print the folder's digest: equal on two replicas exactly when their folders are
+    Digest(look::Options),
+    /// List what differs at the peers of a folder that only sends
+    Differing(look::Options),
+    /// Replace what differs at the peers of a folder that only sends by what stands here
+    Override(look::Options),
+    /// List what is kept of files that peers replaced or deleted here
+    History(history::Options),
+    /// Bring kept versions back
+    Restore(history::Restore),
     /// Print what happens in a replica, one JSON object a line, until Ctrl-C
     Events(events::Options),
     /// Make settings of Syncthing's config.xml, and say what becomes of each of its keys
@@ -70,6 +90,14 @@ fn main() -> ExitCode {
             Command::Serve(options) => serve::run(options).await,
             Command::Status(options) => status::run(options).await,
             Command::Wait(options) => wait::run(options).await,
+            Command::Flush(options) => look::flush(options).await,
+            Command::Scan(options) => look::scan(options).await,
+            Command::ConfirmDeletions(options) => look::confirm_deletions(options).await,
+            Command::Digest(options) => look::digest(options).await,
+            Command::Differing(options) => look::differing(options).await,
+            Command::Override(options) => look::override_peers(options).await,
+            Command::History(options) => history::run(options).await,
+            Command::Restore(options) => history::restore(options).await,
             Command::Events(options) => events::run(options).await,
             Command::Import(options) => import::run(options).await,
             Command::Branch(options) => branch::run(options).await,

@@ -28,7 +28,7 @@ pub struct Options {
 pub async fn run(Options { dir, config, flags }: Options) -> Result<(), Failure> {
     let settings = SyncSettings::new(dir, *flags, config.as_deref())?;
     let mut stop = StopSignal::install()?;
-    let (listen, metrics) = (settings.listen, settings.metrics);
+    let (listen, metrics, file) = (settings.listen, settings.metrics, settings.file.clone());
     let node = Arc::new(Node::open(settings).await?);
     let taken = format!("cannot listen on {listen}: give another --listen, or stop what uses this one");
     let listener = TcpListener::bind(listen).await.context(taken)?;
@@ -38,6 +38,7 @@ pub async fn run(Options { dir, config, flags }: Options) -> Result<(), Failure>
     ];
     let mut tasks = tokio::task::JoinSet::new();
     for (place, share) in node.folders().iter().enumerate() {
+        sync_control::leave_word(&share.served.config.root, file.as_deref())?;
         let control = ControlSocket::bind(&sync_control::path(&share.served.config.root))?;
         facts.push(("control", control.path().display().to_string()));
         let answering = Arc::clone(&node);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use hybrid_examples::daemon::Failure;
+use hybrid_examples::daemon::{self, Failure};
 use hybrid_examples::{settings, sync_control};
 use syncfs::DeviceId;
 
@@ -18,10 +18,14 @@ pub struct Options {
     /// How long to wait before saying who lags
     #[arg(long, default_value = "30s", value_parser = settings::duration, value_name = "TIME")]
     timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
-pub async fn run(Options { dir, peers, timeout }: Options) -> Result<(), Failure> {
-    sync_control::wait(&dir, named(&peers), timeout).await
+pub async fn run(Options { dir, peers, timeout, json }: Options) -> Result<(), Failure> {
+    let token = sync_control::wait(&dir, named(&peers), timeout).await?;
+    if json { daemon::print_json(&serde_json::json!({ "token": token })) } else { Ok(()) }
 }
 
 /// Whom `wait` waits for.
