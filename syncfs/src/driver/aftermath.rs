@@ -71,12 +71,12 @@ impl RealDisk {
         let name = stage_name(path) + "-again";
         let fresh = create(&self.staging, &name)?;
         copy(file, &fresh).map_err(|error| failed("copy a file", error))?;
-        attributes::apply(&fresh, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs })?;
+        let attributes = Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs };
+        attributes::apply(&fresh, &attributes, true)?;
         futimens(&fresh, &times(stat.mtime_ns))
             .map_err(|error| failed("set the modification time", error))?;
         fsync(&fresh).map_err(dead)?;
-        self.check_expected(path, Some(stat))?;
-        let place = self.tree.place(path)?;
+        let place = self.place_of(path, Some(stat))?;
         renameat(&self.staging, &name, &place.dir, place.name)
             .map_err(|error| failed("rename into place", error))?;
         self.touch(path);

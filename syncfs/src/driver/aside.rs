@@ -128,7 +128,7 @@ impl RealDisk {
             self.fold_sides(draft)?;
         }
         let xattrs = attributes::read_xattrs(self.aside.pin(kept)?)?.unwrap_or_default();
-        attributes::apply(&target, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs })?;
+        attributes::apply(&target, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs }, true)?;
         futimens(&target, &times(stat.mtime_ns))
             .map_err(|error| failed("set the modification time", error))?;
         fsync(&target).map_err(dead)
@@ -167,10 +167,9 @@ impl RealDisk {
         to: &RelPath,
         expect: Option<&Stat>,
     ) -> Result<(), DiskError> {
-        self.check_expected(to, expect)?;
+        let place = self.place_of(to, expect)?;
         self.detach_sides(to)?;
         (self.stage, self.last) = (None, None);
-        let place = self.tree.place(to)?;
         match renameat(from.0, from.1, &place.dir, place.name) {
             Ok(()) => {}
             Err(Errno::ISDIR | Errno::NOTEMPTY) => return Err(DiskError::NotEmpty),

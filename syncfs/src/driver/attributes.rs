@@ -8,8 +8,8 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, Uid, XattrFlags, chmodat, chownat, fstat, getxattr, listxattr, removexattr,
-    setxattr, utimensat,
+    AtFlags, CWD, Gid, Mode, Uid, XattrFlags, chmodat, chownat, fchmod, fstat, getxattr, listxattr,
+    removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -58,9 +58,9 @@ pub(super) fn read_xattrs(fd: impl AsFd) -> Result<Option<Xattrs>, DiskError> {
     Ok(Some(xattrs))
 }
 
-/// Gives an inode its attributes, as far as this process and the filesystem can: see [`crate::disk::Disk`].
-pub(super) fn apply(fd: impl AsFd, attributes: &Attributes) -> Result<(), DiskError> {
-    let path = link_to(&fd);
+/// Gives an inode its attributes, as far as this process and the filesystem can: see [`crate::disk::Disk`]. A `fresh` one
+/// has no extended attributes yet.
+pub(super) fn apply(fd: impl AsFd, attributes: &Attributes, fresh: bool) -> Result<(), DiskError> {
     let root = is_root();
     let stands = convert(&fstat(&fd).map_err(|error| failed("stat", error))?);
     if let Some(owner) = attributes.owner.filter(|owner| root && *owner != stands.owner) {
@@ -70,9 +70,18 @@ pub(super) fn apply(fd: impl AsFd, attributes: &Attributes) -> Result<(), DiskEr
     // After the owner: a change of it takes set-uid bits and capabilities away.
     let mode = if root { attributes.mode } else { attributes.mode & !SET_ID };
     if mode != stands.mode || attributes.owner != Some(stands.owner) {
-        chmodat(CWD, &path, Mode::from_raw_mode(mode), AtFlags::empty())
-            .map_err(|error| failed("set permissions", error))?;
+        let mode = Mode::from_raw_mode(mode);
+        let set = match fchmod(&fd, mode) {
+            // It is not open, only pinned.
+            Err(Errno::BADF) => chmodat(CWD, link_to(&fd), mode, AtFlags::empty()),
+            other => other,
+        };
+        set.map_err(|error| failed("set permissions", error))?;
     }
+    if fresh && attributes.xattrs.is_empty() {
+        return Ok(());
+    }
+    let path = link_to(&fd);
     let Some(names) = xattr_names(&path)? else { return Ok(()) };
     for name in names.iter().filter(|name| !attributes.xattrs.contains_key(*name)) {
         match removexattr(&path, &name[..]) {
@@ -97,7 +106,7 @@ impl RealDisk {
         mtime_ns: i64,
     ) -> Result<Stat, DiskError> {
         let pinned = self.tree.pin(path)?;
-        self.check_expected(path, Some(expect))?;
+        self.place_of(path, Some(expect))?;
         let stands = || fstat(&pinned).map(|stat| convert(&stat)).map_err(|error| failed("stat", error));
         let is_content = |stat: Stat| {
             (stat.dev, stat.ino, stat.size, stat.mtime_ns)
@@ -106,7 +115,7 @@ impl RealDisk {
         if !is_content(stands()?) {
             return Err(DiskError::Changed);
         }
-        apply(&pinned, attributes)?;
+        apply(&pinned, attributes, false)?;
         self.read.entry(path.clone()).or_insert(Unsynced::Plain);
         if mtime_ns == expect.mtime_ns {
             return Ok(Stat { side: expect.side, ..stands()? });

@@ -2,12 +2,15 @@
 //! what stands there.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::inotify::ReadFlags;
 
 use super::database::side_stem;
 use super::disk::RealDisk;
+use super::tree::stat_in;
 use super::watch::is_own;
+use crate::disk::Stat;
 use crate::path::RelPath;
 
 /// More paths than this at once are answered with a walk of everything.
@@ -31,12 +34,13 @@ impl RealDisk {
             changes.everything = true;
             return changes;
         };
+        let mut dir = None;
         for (path, what) in noticed {
             let only_attributes = what.contains(ReadFlags::ISDIR | ReadFlags::ATTRIB);
             let other = if only_attributes { what - ReadFlags::ATTRIB } else { what };
             let mut own = own.get(&path);
             let ours = own.take_if(|left| {
-                let stands = self.tree.stat(&path).ok().flatten();
+                let stands = self.stands(&path, &mut dir);
                 is_own(other, left.as_ref(), stands.as_ref())
             });
             if only_attributes && (ours.is_some() || other == ReadFlags::ISDIR) {
@@ -48,5 +52,17 @@ impl RealDisk {
         }
         changes.everything = changes.paths.len() > PATHS_MAX;
         changes
+    }
+
+    /// What stands at a path, whose directory is kept open for the next one: they come in the order of their paths.
+    /// If it is replaced meanwhile, that is notified of, and all below it is looked at.
+    fn stands(&self, path: &RelPath, open: &mut Option<(Option<RelPath>, OwnedFd)>) -> Option<Stat> {
+        let parent = path.parent();
+        if open.as_ref().is_none_or(|(dir, _)| *dir != parent) {
+            let dir = self.tree.dir(parent.as_ref()).ok()?;
+            *open = Some((parent, dir));
+        }
+        let (_, dir) = open.as_ref()?;
+        stat_in(dir, path.name()).ok().flatten()
     }
 }

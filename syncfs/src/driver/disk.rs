@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use super::database::{self, Cuts, Databases};
 use super::history::{Kept, now_ns};
 use super::keep::{COPY, LINK};
 use super::reading::as_seen;
+use super::stage::{OpenStage, Stages};
 use super::state::{State, is_same_root, stage_name};
 use super::tree::{Tree, convert, dead, failed, stat_in};
 use super::watch::Watch;
@@ -46,7 +47,8 @@ pub(super) struct RealDisk {
     /// The last plain file that chunks were read from.
     pub(super) last: Option<(RelPath, File)>,
     /// The last stage that was written.
-    pub(super) stage: Option<(RelPath, File)>,
+    pub(super) stage: Option<OpenStage>,
+    pub(super) stages: Stages,
     touched: BTreeSet<Option<RelPath>>,
     pub(super) touched_aside: BTreeSet<Option<RelPath>>,
     pub(super) read: BTreeMap<RelPath, Unsynced>,
@@ -75,12 +77,14 @@ impl RealDisk {
         // Private copies of an earlier run, and what it was about to give its place.
         sweep(&open(&state.dir.join("cuts"))?, |name| name != b"." && name != b"..")?;
         sweep(&open(&state.dir.join("staging"))?, |name| name.ends_with(LINK) || name.ends_with(COPY))?;
+        let staging = open(&state.dir.join("staging"))?;
         let disk = Self {
             root: state.root.clone(),
             state: state.dir.clone(),
             tree: Tree::new(open(&state.root)?),
             marker: open(&state.marker_dir())?,
-            staging: open(&state.dir.join("staging"))?,
+            stages: Stages::left_in(&staging)?,
+            staging,
             aside: Tree::new(open(&state.dir.join("aside"))?),
             databases: Databases::default(),
             cuts: Cuts::default(),
@@ -98,37 +102,8 @@ impl RealDisk {
         Ok(disk)
     }
 
-    /// The fingerprint of an entry, side files included; `None` for a side file itself.
-    pub(super) fn full_stat(&mut self, dir: impl AsFd, name: &[u8]) -> Result<Option<Stat>, DiskError> {
-        let Some(mut stat) = stat_in(&dir, name)? else { return Ok(None) };
-        if stat.kind == FileKind::File {
-            stat.side = database::side_print(&dir, name)?;
-        }
-        Ok(Some(stat))
-    }
-
-    /// Side files count only where the main file is a database.
-    fn settle_side(&mut self, path: &RelPath, stat: &mut Stat) {
-        if stat.side != 0 && !self.databases.is_database(&self.tree, path, stat) {
-            stat.side = 0;
-        }
-    }
-
     pub(super) fn touch(&mut self, path: &RelPath) {
         self.touched.insert(path.parent());
-    }
-
-    /// What a replacement or removal must find.
-    pub(super) fn check_expected(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<(), DiskError> {
-        let now = match Disk::stat(self, path) {
-            Err(DiskError::NoParent) => None,
-            other => other?,
-        };
-        let same = match (&now, expect) {
-            (Some(now), Some(expect)) if now.kind == FileKind::Dir => expect.kind == FileKind::Dir,
-            (now, expect) => now.as_ref() == expect,
-        };
-        if same { Ok(()) } else { Err(DiskError::Changed) }
     }
 
     fn sync_all(
@@ -181,14 +156,7 @@ impl Disk for RealDisk {
 
     fn stat(&mut self, path: &RelPath) -> Result<Option<Stat>, DiskError> {
         let place = self.tree.place(path)?;
-        if self.databases.is_side(&self.tree, &place.dir, path) {
-            return Ok(None);
-        }
-        let mut stat = self.full_stat(&place.dir, place.name)?;
-        if let Some(stat) = &mut stat {
-            self.settle_side(path, stat);
-        }
-        Ok(stat)
+        self.stat_at(&place, path)
     }
 
     fn list(&mut self, dir: Option<&RelPath>) -> Result<Listing, DiskError> {
@@ -314,18 +282,20 @@ impl Disk for RealDisk {
     }
 
     fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
-        self.check_expected(to, expect)?;
-        self.detach_sides(to)?;
+        let place = self.place_of(to, expect)?;
+        if expect.is_some() {
+            self.detach_sides(to)?;
+        }
         (self.stage, self.last) = (None, None);
-        let place = self.tree.place(to)?;
         let name = stage_name(stage);
         let inode = |stat: Stat| (stat.dev, stat.ino);
         let staged = stat_in(&self.staging, name.as_bytes())?.map(inode);
-        match renameat(&self.staging, name, &place.dir, place.name) {
+        match renameat(&self.staging, &name, &place.dir, place.name) {
             Ok(()) => {}
             Err(Errno::ISDIR | Errno::NOTEMPTY) => return Err(DiskError::NotEmpty),
             Err(error) => return Err(failed("rename into place", error)),
         }
+        self.stages.published(&name);
         self.touch(to);
         // What a cut held is the old content now.
         self.cuts.forget(to);
@@ -347,9 +317,9 @@ impl Disk for RealDisk {
     }
 
     fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError> {
-        self.check_expected(from, Some(expect))?;
+        let old = self.place_of(from, Some(expect))?;
         (self.stage, self.last) = (None, None);
-        let (old, new) = (self.tree.place(from)?, self.tree.place(to)?);
+        let new = self.tree.place(to)?;
         match renameat_with(&old.dir, old.name, &new.dir, new.name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Err(DiskError::Taken),
@@ -370,8 +340,7 @@ impl Disk for RealDisk {
         expect_from: &Stat,
         expect_to: Option<&Stat>,
     ) -> Result<(), DiskError> {
-        self.check_expected(from, Some(expect_from))?;
-        let place = self.tree.place(from)?;
+        let place = self.place_of(from, Some(expect_from))?;
         self.put_over((&place.dir, place.name), to, expect_to)?;
         self.touch(from);
         self.cuts.forget(from);
@@ -392,7 +361,7 @@ impl Disk for RealDisk {
         self.watch.add(Some(path), &dir);
         let is_empty = || Dir::read_from(&dir).is_ok_and(|dir| dir.take(3).count() == 2);
         let ours = new && is_empty();
-        attributes::apply(&dir, attributes)?;
+        attributes::apply(&dir, attributes, ours)?;
         self.touch(path);
         self.touched.insert(Some(path.clone()));
         let stat = stat_in(&place.dir, place.name)?.ok_or(DiskError::Changed)?;
@@ -413,9 +382,8 @@ impl Disk for RealDisk {
     }
 
     fn remove(&mut self, path: &RelPath, expect: &Stat) -> Result<(), DiskError> {
-        self.check_expected(path, Some(expect))?;
+        let place = self.place_of(path, Some(expect))?;
         self.last = None;
-        let place = self.tree.place(path)?;
         let is_dir = expect.kind == FileKind::Dir;
         let sides = expect.kind == FileKind::File
             && expect.size > 0

@@ -29,10 +29,9 @@ impl RealDisk {
         to: &RelPath,
         expect: Option<&Stat>,
     ) -> Result<Stat, DiskError> {
-        self.check_expected(from, Some(seen))?;
-        self.check_expected(to, expect)?;
+        let source = self.place_of(from, Some(seen))?;
+        let place = self.place_of(to, expect)?;
         self.detach_sides(to)?;
-        let (source, place) = (self.tree.place(from)?, self.tree.place(to)?);
         let draft = [stage_name(to).as_bytes(), LINK].concat();
         self.drop_draft(&draft)?;
         linkat(&source.dir, source.name, &self.staging, &draft[..], AtFlags::empty())
@@ -95,7 +94,7 @@ impl RealDisk {
         }
         let pinned = self.tree.pin(path)?;
         let xattrs = attributes::read_xattrs(&pinned)?.unwrap_or_default();
-        attributes::apply(&target, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs })?;
+        attributes::apply(&target, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs }, true)?;
         futimens(&target, &times(stat.mtime_ns)).map_err(|error| failed("set the time", error))?;
         fsync(&target).map_err(dead)?;
         match renameat_with(&self.staging, &draft, to.0, to.1, RenameFlags::NOREPLACE) {

@@ -20,6 +20,7 @@ mod reading;
 mod sparse;
 mod sqlite_index;
 mod stage;
+mod standing;
 mod state;
 mod stored;
 mod stream;

@@ -190,8 +190,10 @@ impl Worker {
             if !more || settled.elapsed() >= SETTLE_AFTER {
                 self.engine.settle()?;
                 settled = Instant::now();
-                // Under load nobody waits for notifications, which must not pile up either.
-                self.changed_at.get_or_insert(settled);
+                if more {
+                    // Nobody waits for notifications meanwhile, which must not pile up either.
+                    self.changed_at.get_or_insert(settled);
+                }
                 more |= self.engine.is_busy();
             }
             self.hand_out()?;

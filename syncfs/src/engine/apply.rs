@@ -299,9 +299,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         {
             return self.took(record, seen);
         }
-        let expect = self.stat(&path)?;
         // An edit that was set aside stands there until its replacement: that may be this one, too.
         let planned = entry.as_ref().and_then(|entry| entry.seen).or(self.over(&(path.clone(), OWN)));
+        // Most files are new, and the step itself looks whether nothing stands there.
+        if planned.is_none() && matches!(record.kind, Kind::File { link: None, .. } | Kind::Symlink { .. }) {
+            match self.place_file(&path, None) {
+                Err(DiskError::Changed | DiskError::NoParent) => {}
+                placed => return self.took(record, Some(placed?)),
+            }
+        }
+        let expect = self.stat(&path)?;
         if !is_as_planned(expect.as_ref(), planned.as_ref()) {
             return Ok(Outcome::Again);
         }
@@ -373,10 +380,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn place_file(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
-        let mut expect = expect;
-        if let Some(dir) = expect.filter(|stat| stat.kind == FileKind::Dir) {
-            self.disk.remove(path, dir)?;
-            expect = None;
+        let dir = expect.filter(|stat| stat.kind == FileKind::Dir);
+        dir.map_or(Ok(()), |dir| self.disk.remove(path, dir))?;
+        let expect = expect.filter(|_| dir.is_none());
+        let placed = self.disk.publish(path, path, expect);
+        if placed != Err(DiskError::NoParent) {
+            return placed;
         }
         self.make_parents(path)?;
         self.disk.publish(path, path, expect)
