@@ -31,24 +31,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn scan(&mut self) -> Result<ScanReport, StoreError> {
         self.disk.check_root()?;
         let mut report = ScanReport::default();
-        let mut unread = Vec::new();
-        let mut present = Vec::new();
         self.problems.clear();
         self.load_rules()?;
-        self.walk(None, &mut present, &mut unread)?;
-        present.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        self.take_up(&present, &mut report)?;
-        let mut gone = Vec::new();
-        self.each_entry(|entry| {
-            let path = &entry.record.path;
-            let stands = present.binary_search_by(|(other, _)| other.cmp(path)).is_ok();
-            let hidden =
-                unread.iter().any(|dir: &Option<RelPath>| dir.as_ref().is_none_or(|dir| path.is_below(dir)));
-            if entry.record.kind.is_live() && !stands && !hidden {
-                gone.push(path.clone());
-            }
-        })?;
-        if self.believes(&gone, &present)? {
+        let (gone, found) = self.compare(&mut report)?;
+        if self.believes(&gone, &found)? {
             self.release();
             self.take_up_gone(gone, &mut report)?;
         }
@@ -79,7 +65,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         gone.sort_unstable();
         gone.dedup();
-        if self.believes(&gone, &present)? {
+        let found: Vec<_> = present.iter().map(|(_, stat)| (stat.dev, stat.ino)).collect();
+        if self.believes(&gone, &found)? {
             self.take_up_gone(gone, &mut ScanReport::default())?;
         }
         self.look_at_names()
@@ -125,10 +112,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    fn take_up(&mut self, present: &[(RelPath, Stat)], report: &mut ScanReport) -> Result<(), StoreError> {
+    pub(super) fn take_up(
+        &mut self,
+        present: &[(RelPath, Stat)],
+        report: &mut ScanReport,
+    ) -> Result<(), StoreError> {
         self.note_names(present);
         for (path, stat) in present {
-            report.seen += 1;
             if self.observe(path, Some(*stat))? == Observed::Changed {
                 report.changed += 1;
             }
@@ -155,27 +145,38 @@ impl<D: Disk, I: Index> Engine<D, I> {
     ) -> Result<(), StoreError> {
         let mut todo = vec![dir.cloned()];
         while let Some(dir) = todo.pop() {
-            match self.disk.list(dir.as_ref()) {
-                Ok(listing) => {
-                    for problem in listing.problems {
-                        self.problem(problem.path.as_ref(), problem.what);
-                    }
-                    let mut entries = listing.entries;
-                    entries.retain(|(path, stat)| !self.is_ignored_entry(path, stat.kind == FileKind::Dir));
-                    let dirs = entries.iter().filter(|(_, stat)| stat.kind == FileKind::Dir);
-                    todo.extend(dirs.map(|(path, _)| Some(path.clone())));
-                    present.extend(entries);
-                }
-                Err(error) if error.is_final() => return Err(error.into()),
-                // Gone since its parent was listed: the event for that is on its way, or the next scan sees it.
-                Err(error) => {
-                    self.problem(dir.as_ref(), format!("cannot list the directory: {error}"));
-                    dir.iter().for_each(|dir| self.unsettle(dir));
-                    unread.push(dir);
-                }
-            }
+            let entries = self.entries_of(dir.as_ref(), unread)?;
+            let dirs = entries.iter().filter(|(_, stat)| stat.kind == FileKind::Dir);
+            todo.extend(dirs.map(|(path, _)| Some(path.clone())));
+            present.extend(entries);
         }
         Ok(())
+    }
+
+    /// What a directory holds that is not ignored; nothing, and a note of that, if it cannot be read completely.
+    pub(super) fn entries_of(
+        &mut self,
+        dir: Option<&RelPath>,
+        unread: &mut Vec<Option<RelPath>>,
+    ) -> Result<Vec<(RelPath, Stat)>, StoreError> {
+        match self.disk.list(dir) {
+            Ok(listing) => {
+                for problem in listing.problems {
+                    self.problem(problem.path.as_ref(), problem.what);
+                }
+                let mut entries = listing.entries;
+                entries.retain(|(path, stat)| !self.is_ignored_entry(path, stat.kind == FileKind::Dir));
+                Ok(entries)
+            }
+            Err(error) if error.is_final() => Err(error.into()),
+            // Gone since its parent was listed: the event for that is on its way, or the next scan sees it.
+            Err(error) => {
+                self.problem(dir, format!("cannot list the directory: {error}"));
+                dir.iter().for_each(|dir| self.unsettle(dir));
+                unread.push(dir.cloned());
+                Ok(Vec::new())
+            }
+        }
     }
 
     /// Looks at one path now.

@@ -29,6 +29,7 @@ mod pending;
 mod plans;
 mod reading;
 mod room;
+mod scanning;
 mod transfer;
 mod undoing;
 mod wants;
