@@ -5,7 +5,7 @@ use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Owner, Record, VersionVector};
-use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode, frame};
+use syncfs::wire::{Edited, FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode, frame};
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
 
 use crate::Seed;
@@ -216,6 +216,19 @@ pub fn message_seeds() -> Vec<Seed> {
                     first: 12,
                     epoch: 0,
                     digest: ContentHash::of(b"what stood there"),
+                },
+            }),
+        ),
+        (
+            "edited",
+            encode(&Message::Edited {
+                round: 1,
+                edited: Edited {
+                    sequence: 12,
+                    record: file(&[1, 3, 0xa4, 1, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 7, 5]).record,
+                    basis: ContentHash::of(b"what it was"),
+                    first: 100,
+                    last: 7,
                 },
             }),
         ),

@@ -8,7 +8,7 @@ use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
 use syncfs::fence::Fence;
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
-use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
+use syncfs::wire::{Edited, FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, ContentHash, DeviceId, IndexId, RelPath, Role};
 
 use crate::Seed;
@@ -88,7 +88,7 @@ impl World {
     }
 
     fn operate(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 15 {
+        match input.byte() % 16 {
             0 => {
                 if let Ok(message) = decode(input.slice()) {
                     self.say(message);
@@ -141,6 +141,17 @@ impl World {
                 };
                 self.sequence = self.sequence.max(moved.last());
                 self.say(Message::Moved { round: self.round, moved });
+            }
+            15 => {
+                let edited = Edited {
+                    sequence: self.sequence + 1,
+                    record: self.record(input),
+                    basis: ContentHash::from_bytes([input.byte(); 32]),
+                    first: u32::from(input.byte() % 3),
+                    last: u32::from(input.byte() % 3),
+                };
+                self.sequence += 1;
+                self.say(Message::Edited { round: self.round, edited });
             }
             _ => self.settle(),
         }

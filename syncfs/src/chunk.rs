@@ -74,7 +74,7 @@ impl Cutting {
         match size {
             0..=WHOLE_BYTES_MAX => Self::Whole,
             _ if size < 64 * mebibyte => Self::Defined(64 << 10),
-            _ if size < 2048 * mebibyte => Self::Defined(256 << 10),
+            _ if size < 2048 * mebibyte => Self::Defined(128 << 10),
             _ => Self::Defined(1 << 20),
         }
     }

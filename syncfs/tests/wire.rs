@@ -13,8 +13,8 @@ use syncfs::record::{
     XATTRS_BYTES_MAX, XATTRS_MAX, Xattrs,
 };
 use syncfs::wire::{
-    CHUNKS_MAX, DecodeError, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, RUNS_MAX,
-    VERSION, WANT_MAX, Want, decode, encode,
+    CHUNKS_MAX, DecodeError, Edited, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX,
+    RUNS_MAX, VERSION, WANT_MAX, Want, decode, encode,
 };
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, PathError, RelPath};
 
@@ -29,6 +29,21 @@ fn record(kind: Kind) -> Record {
         version: [(device(1), 7), (device(2), 9)].into_iter().collect(),
         by: device(2),
         epoch: 3,
+    }
+}
+
+fn edited() -> Edited {
+    Edited {
+        sequence: 40,
+        record: record(Kind::File {
+            attributes: Attributes::of_mode(0o644),
+            mtime_ns: 6,
+            content: Content::new(vec![Chunk { hash: ContentHash::of(b"new"), length: 3 }]),
+            link: None,
+        }),
+        basis: ContentHash::of(b"what it was"),
+        first: 100,
+        last: 7,
     }
 }
 
@@ -75,6 +90,7 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("have", Message::Have { round: 1, index: IndexId(5), since: 12, full: false }),
         ("records", Message::Records { round: 1, records, through: 20, knowledge, complete: true }),
         ("moved", Message::Moved { round: 1, moved }),
+        ("edited", Message::Edited { round: 1, edited: edited() }),
         ("ack", Message::Ack { round: 1, durable: 12, taken: 20 }),
         (
             "want",

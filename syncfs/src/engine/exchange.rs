@@ -130,7 +130,7 @@ impl Session {
         self.ended.is_none() && self.inn.knowledge.covers(version)
     }
 
-    /// Whether the peer wants no moves.
+    /// Whether the peer wants no moves and edits.
     pub(super) fn wants_full(&self) -> bool {
         self.out.full
     }
@@ -183,6 +183,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.records(id, round, records, through, complete)?;
             }
             Message::Moved { round, moved } => self.moved(id, round, moved)?,
+            Message::Edited { round, edited } => self.edited(id, round, edited)?,
             Message::Ack { round, durable, taken } => self.ack(id, round, durable, taken)?,
             Message::Want(wants) => {
                 session.serve.extend(wants);

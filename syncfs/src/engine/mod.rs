@@ -16,6 +16,7 @@ mod barrier;
 mod branches;
 mod conflicts;
 mod directing;
+mod edits;
 mod exchange;
 mod fencing;
 mod guarding;
@@ -53,6 +54,7 @@ use moves::Made;
 use pending::Table;
 
 pub use directing::DIFFERING_MAX;
+pub use edits::EDITS_KEPT_MAX;
 pub use exchange::{
     ASKED_MAX, BATCH_BYTES, BATCHES_MAX, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX,
 };
@@ -123,6 +125,7 @@ pub struct Engine<D, I> {
     revived: BTreeSet<RelPath>,
     /// The latest moves, for peers that did not hear of them yet.
     moves: Vec<Made>,
+    edits: edits::Edits,
     stale: u64,
     /// When versions that could not be had were last tried again.
     tried_again_ms: u64,
@@ -163,6 +166,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             pending: Table::default(),
             revived: BTreeSet::new(),
             moves: Vec::new(),
+            edits: edits::Edits::default(),
             stale: 0,
             tried_again_ms: 0,
             refused: 0,
@@ -379,6 +383,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.tell_of_conflict(&record)?;
         self.agree_on(&record.path, &record.version)?;
         let sequence = self.next_sequence();
+        self.remember_edit(&record, sequence)?;
         self.put_entry(&Entry { record, sequence, seen, stale: false })
     }
 

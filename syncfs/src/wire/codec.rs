@@ -1,6 +1,7 @@
 //! Bytes <-> [`Message`]. Integers are little-endian; lists and texts have a `u32` count before them, which is checked
 //! against its limit and against the bytes that are left before anything is allocated.
 
+mod edited;
 mod kind;
 mod want;
 
@@ -106,6 +107,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.word(*round);
             out.moved(moved);
         }
+        Message::Edited { round, edited } => out.edited(*round, edited),
         Message::Ping => out.byte(10),
         Message::Patch { hash, runs } => out.patch(hash, runs),
         Message::Bye(reason) => {
@@ -161,6 +163,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             Message::Bye(String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Invalid("text"))?)
         }
         13 => Message::Patch { hash: input.hash()?, runs: input.runs()? },
+        14 => Message::Edited { round: input.word()?, edited: input.edited()? },
         _ => return Err(DecodeError::Unknown("message type")),
     };
     input.end()?;

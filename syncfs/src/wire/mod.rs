@@ -73,6 +73,22 @@ impl Moved {
     }
 }
 
+/// A version of a file whose chunks are mostly those of a version that the receiver has: told are only those between the
+/// ones that both begin with and the ones that both end with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edited {
+    /// The sender's sequence.
+    pub sequence: u64,
+    /// The version, of a file, with the chunks in between.
+    pub record: Record,
+    /// Names the chunks of the version that the receiver has at this path ([`crate::record::Content::root`]).
+    pub basis: ContentHash,
+    /// How many of those it begins with.
+    pub first: u32,
+    /// How many of those it ends with.
+    pub last: u32,
+}
+
 /// A request for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
@@ -124,7 +140,7 @@ pub enum Message {
         index: IndexId,
         /// The receiver's sequence up to which the sender has everything.
         since: u64,
-        /// No [`Message::Moved`], please: one could not be followed.
+        /// No [`Message::Moved`] and [`Message::Edited`], please: one could not be followed.
         full: bool,
     },
     /// Some of my records in sequence order.
@@ -146,6 +162,13 @@ pub enum Message {
         round: u64,
         /// What moved.
         moved: Moved,
+    },
+    /// One of my records, too, in short.
+    Edited {
+        /// Of the receiver's `Have`.
+        round: u64,
+        /// What is new.
+        edited: Edited,
     },
     /// How far I am with your records.
     Ack {

@@ -3,11 +3,11 @@
 use crate::disk::{Disk, Run};
 use crate::error::{StoreError, Violation};
 use crate::hash::{Blob, ContentHash};
-use crate::index::Index;
+use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::record::{Chunk, VersionVector};
 use crate::status::Event;
-use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Moved, Numbered, RECORDS_MAX, RUNS_MAX, VERSION};
+use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Numbered, RECORDS_MAX, RUNS_MAX, VERSION};
 
 use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId};
 
@@ -143,9 +143,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let mut entries = self.index.since(cursor, RECORDS_MAX)?;
         let mut exhausted = entries.len() < RECORDS_MAX;
-        match self.next_move(id, &entries)? {
-            Some((0, moved)) => return Ok(Some(self.tell_of(id, moved))),
-            Some((before, _)) => {
+        match self.in_short(id, round, &entries)? {
+            Some((0, through, message)) => return Ok(Some(self.tell(id, through, message))),
+            Some((before, ..)) => {
                 entries.truncate(before);
                 exhausted = false;
             }
@@ -180,12 +180,26 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(Some(Message::Records { round, records, through, knowledge, complete }))
     }
 
-    fn tell_of(&mut self, id: SessionId, moved: Moved) -> Message {
+    /// The first of these entries, by its number, from which on the peer can be told in short; up to which sequence, and how.
+    fn in_short(
+        &mut self,
+        id: SessionId,
+        round: u64,
+        entries: &[Entry],
+    ) -> Result<Option<(usize, u64, Message)>, StoreError> {
+        let moved = self.next_move(id, entries)?;
+        let moved = moved.map(|(number, moved)| (number, moved.last(), Message::Moved { round, moved }));
+        let edited = self.next_edit(id, entries)?;
+        let edited =
+            edited.map(|(number, edited)| (number, edited.sequence, Message::Edited { round, edited }));
+        Ok([moved, edited].into_iter().flatten().min_by_key(|(number, ..)| *number))
+    }
+
+    fn tell(&mut self, id: SessionId, through: u64, message: Message) -> Message {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-        let through = moved.last();
         session.out.cursor = Some(through);
         session.out.batches.push_back(Batch { through, complete: false, taken: false });
-        Message::Moved { round: session.out.round, moved }
+        message
     }
 
     /// The next chunks for a peer, as many as fit one message, or that the first of them is not to be had.
