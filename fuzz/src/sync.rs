@@ -219,19 +219,6 @@ pub fn message_seeds() -> Vec<Seed> {
                 },
             }),
         ),
-        (
-            "edited",
-            encode(&Message::Edited {
-                round: 1,
-                edited: Edited {
-                    sequence: 12,
-                    record: file(&[1, 3, 0xa4, 1, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 7, 5]).record,
-                    basis: ContentHash::of(b"what it was"),
-                    first: 100,
-                    last: 7,
-                },
-            }),
-        ),
         ("records", full),
         ("ack", encode(&Message::Ack { round: 1, durable: 9, taken: 9 })),
         ("want", encode(&wanted())),
