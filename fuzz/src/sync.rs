@@ -5,7 +5,7 @@ use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Owner, Record, VersionVector};
-use syncfs::wire::{Edited, FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode, frame};
+use syncfs::wire::{FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode, frame};
 use syncfs::{Blob, ContentHash, DeviceId, FolderId, IndexId, RelPath, Token};
 
 use crate::Seed;
