@@ -5,6 +5,7 @@ use divan::{Bencher, black_box};
 use hybrid_benches::{noise, record};
 use syncfs::Digester;
 use syncfs::chunk::{SQLITE_MAGIC, content_of};
+use syncfs::cutting::Mark;
 use syncfs::reconcile::reconcile;
 use syncfs::record::Record;
 use syncfs::wire::{Message, Numbered, decode, encode};
@@ -72,7 +73,14 @@ fn wire_batch_of_512(bencher: Bencher<'_, '_>) {
     let records: Vec<Numbered> =
         (0..512).map(|n| Numbered { sequence: n as u64 + 1, record: record(n, 1, 1) }).collect();
     let knowledge = [(records[0].record.by, 512)].into_iter().collect();
-    let message = Message::Records { round: 1, records, through: 512, knowledge, complete: true };
+    let message = Message::Records {
+        round: 1,
+        records,
+        through: 512,
+        knowledge,
+        mark: Mark::default(),
+        complete: true,
+    };
     bencher
         .counter(ItemsCount::new(512_usize))
         .bench_local(|| decode(&encode(black_box(&message))).expect("it was encoded just now"));

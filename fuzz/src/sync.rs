@@ -1,5 +1,6 @@
 //! syncfs: whatever a peer may send (messages, paths, records), and sessions under lists of operations.
 
+use syncfs::cutting::{Group, Groups, Mark};
 use syncfs::disk::Run;
 use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
@@ -181,6 +182,7 @@ pub fn message_seeds() -> Vec<Seed> {
         records: numbered,
         through: 9,
         knowledge: [(device, 9)].into_iter().collect(),
+        mark: Mark { seen: [(device, 8)].into_iter().collect(), ..Mark::default() },
         complete: true,
     };
     let full = encode(&records(vec![
@@ -188,8 +190,13 @@ pub fn message_seeds() -> Vec<Seed> {
         file(&[2, 2, 1, b'x']),
     ]));
     let mut endless = full.clone();
-    let count = 1 + 8 + 8 + 1 + 4 + 40;
+    let count = 1 + 8 + 8 + 1 + 4 + 40 + 4 + 40 + 1 + 4;
     endless[count..count + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut groups = Groups::default();
+    let paths = ["repo", "app.db"].map(|name| RelPath::new(name).expect("a valid path"));
+    for group in Group::new(paths.into()) {
+        groups.add(group);
+    }
     let token = Token { folder: FolderId::from_bytes([2; 16]), device, index, sequence: 12 };
     let frame = frame::compress(&b"again and again ".repeat(100)).expect("it repeats itself");
     vec![
@@ -219,6 +226,7 @@ pub fn message_seeds() -> Vec<Seed> {
                 },
             }),
         ),
+        ("groups", encode(&Message::Groups(groups))),
         ("records", full),
         ("ack", encode(&Message::Ack { round: 1, durable: 9, taken: 9 })),
         ("want", encode(&wanted())),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use syncfs::cutting::{CutState, Group, Groups, Mark};
 use syncfs::disk::{MemoryDisk, is_intact};
 use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
 use syncfs::fence::Fence;
@@ -68,6 +69,7 @@ impl World {
             fences: syncfs::fence::Fences::default(),
             role: Role::Shared,
             asides: 0,
+            cuts: CutState::default(),
         };
         let disk = MemoryDisk::default();
         let engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).expect("an empty index can be read");
@@ -88,7 +90,7 @@ impl World {
     }
 
     fn operate(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 16 {
+        match input.byte() % 17 {
             0 => {
                 if let Ok(message) = decode(input.slice()) {
                     self.say(message);
@@ -153,6 +155,12 @@ impl World {
                 self.sequence += 1;
                 self.say(Message::Edited { round: self.round, edited });
             }
+            16 => {
+                let mut groups = Groups::default();
+                let paths = (0..1 + input.byte() % 3).map(|_| path(input.byte())).collect();
+                groups.add(Group::new(paths).expect("at least one path"));
+                self.say(Message::Groups(groups));
+            }
             _ => self.settle(),
         }
     }
@@ -195,11 +203,18 @@ impl World {
                 Numbered { sequence: self.sequence, record: self.record(input) }
             })
             .collect();
+        // Of a state that it may or may not have.
+        let mut mark = Mark::default();
+        mark.see(&[(DeviceId::from_bytes([2; 32]), self.sequence + 1)].into_iter().collect());
+        if how & 8 == 0 {
+            mark.loose.insert(path(how));
+        }
         self.say(Message::Records {
             round: self.round,
             records,
             through: self.sequence,
             knowledge: [(DeviceId::from_bytes([2; 32]), self.sequence)].into_iter().collect(),
+            mark,
             complete: how & 4 == 0,
         });
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cutting::CutRule;
 use crate::device::{DeviceId, FolderId};
 use crate::engine::MASS_DELETION_MIN;
 use crate::history::History;
@@ -49,6 +50,9 @@ pub struct Config {
     /// A deletion of more files than this at once, and of more than half of the folder, is held back until a person says that
     /// it was meant; `None` never holds back. 100 by default.
     pub mass_deletion: Option<u64>,
+    /// How state is cut that is more than one file. No rules by default: each database is cut by itself, all else is replicated
+    /// file by file; see [`crate::cutting`].
+    pub cuts: Vec<CutRule>,
     /// What is kept of versions that peers replace or delete. Nothing by default.
     pub history: History,
     /// How much the kept versions may take on the disk, in bytes; the oldest go first. 10 GiB by default.
@@ -84,6 +88,7 @@ impl Config {
             debounce: Duration::from_millis(15),
             ignore: Vec::new(),
             mass_deletion: Some(MASS_DELETION_MIN),
+            cuts: Vec::new(),
             history: History::Off,
             history_bytes_max: 10 << 30,
             min_free: MinFree::Percent(1.0),

@@ -226,6 +226,15 @@ pub trait Disk {
     /// [`DiskError::Busy`] if it did not hold still.
     fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError>;
 
+    /// Whether any change of what stands at the path, from now on, would show in its fingerprint: its times are older than
+    /// the clock by which the filesystem takes them.
+    ///
+    /// # Errors
+    /// [`DiskError::Changed`] if it is gone.
+    fn shows_changes(&mut self, _path: &RelPath, _stat: &Stat) -> Result<bool, DiskError> {
+        Ok(true)
+    }
+
     /// Reads a chunk back from where it was when the content of `path` was read. `None` if those bytes are not there
     /// any more.
     ///

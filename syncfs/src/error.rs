@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::cutting::CutRuleError;
 use crate::device::{DeviceId, FolderId};
 use crate::disk::DiskError;
 use crate::fence::SplitEpoch;
@@ -73,6 +74,9 @@ pub enum OpenError {
         /// As found.
         found: DeviceId,
     },
+    /// The rules by which it is to be cut make no sense.
+    #[error("{0}")]
+    Cuts(#[from] CutRuleError),
     /// State of a future version, or damaged.
     #[error("{}: {reason}; move this state directory away and run init again to join as a new replica (the files stay)", .path.display())]
     State {

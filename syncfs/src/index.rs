@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::branch::{Branch, Kept, LISTED_MAX};
+use crate::cutting::CutState;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::Stat;
 use crate::fence::Fences;
@@ -56,6 +57,8 @@ pub struct Meta {
     pub role: Role,
     /// How many times entries were set aside.
     pub asides: u64,
+    /// What is cut together, and what of it is known to be consistent.
+    pub cuts: CutState,
 }
 
 /// What a replica knows about a peer.

@@ -42,6 +42,7 @@
 //! | [`branch`] | what left the folder without being lost: stale tails, edits on a follower |
 //! | [`history`] | which replaced versions are worth keeping |
 //! | [`ignore`] | which paths are left alone: gitignore rules |
+//! | [`cutting`] | how state of more than one file is cut; what is known to be consistent |
 //! | [`fence`] | leases: what belongs to the folder, what is a stale tail |
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index and a disk in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
@@ -107,6 +108,7 @@
 pub mod branch;
 pub mod chunk;
 mod config;
+pub mod cutting;
 pub mod device;
 mod digest;
 pub mod disk;
@@ -132,6 +134,7 @@ pub mod wire;
 
 pub use branch::{Branch, Cause, Change, Difference};
 pub use config::{Config, Direction, MinFree};
+pub use cutting::{Consistency, CutBy, CutRule, CutRuleError, Hook};
 pub use device::{DeviceId, FolderId, IdError, IndexId};
 pub use digest::{Digest, Digester};
 #[cfg(feature = "driver")]

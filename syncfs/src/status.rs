@@ -1,6 +1,7 @@
 //! What a folder says about itself: status, reports, conflicts, events. Plain values, no behaviour.
 
 use crate::config::Direction;
+use crate::cutting::Consistency;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::path::RelPath;
 
@@ -56,6 +57,8 @@ pub struct Status {
     pub direction: Direction,
     /// On a replica that only sends: how many paths have a version at a peer that was not taken.
     pub differing: u64,
+    /// Whether what stands here is a state that an application can start from.
+    pub consistency: Consistency,
     /// What keeps the replica from working, and since when; `None` when all is well. It goes on by itself once that is gone.
     pub pause: Option<Pause>,
 }

@@ -9,6 +9,7 @@
 use std::fs;
 use std::time::Duration;
 
+use syncfs::cutting::Mark;
 use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, Config, ContentHash, DeviceId, Folder, IndexId, RelPath, SyncError, Violation};
@@ -91,7 +92,14 @@ fn offer(round: u64, path: &str, text: &[u8]) -> Message {
         epoch: 0,
     };
     let records = vec![Numbered { sequence: 1, record }];
-    Message::Records { round, records, through: 1, knowledge: VersionVector::default(), complete: true }
+    Message::Records {
+        round,
+        records,
+        through: 1,
+        knowledge: VersionVector::default(),
+        mark: Mark::default(),
+        complete: true,
+    }
 }
 
 async fn still_works(dir: &TempDir, folder: &Folder) {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use syncfs::chunk::CHUNK_BYTES_MAX;
+use syncfs::cutting::{GROUP_PATHS_MAX, GROUPS_MAX, Group, Groups, LOOSE_MAX, Mark};
 use syncfs::disk::Run;
 use syncfs::fence::{FENCES_MAX, Fence};
 use syncfs::record::{
@@ -47,6 +48,16 @@ fn edited() -> Edited {
     }
 }
 
+fn cuts() -> (Mark, Groups) {
+    let mut mark = Mark { seen: [(device(1), 6)].into_iter().collect(), ..Mark::default() };
+    ["dir/name", "old"].iter().for_each(|name| mark.loose.insert(RelPath::new(name).unwrap()));
+    mark.loose.set_more();
+    let group = ["repo", "app.db"].map(|name| RelPath::new(name).unwrap());
+    let mut groups = Groups::default();
+    assert!(groups.add(Group::new(group.into()).unwrap()));
+    (mark, groups)
+}
+
 fn samples() -> Vec<(&'static str, Message)> {
     let content = Content::new(vec![Chunk { hash: ContentHash::of(b"chunk"), length: 5 }]);
     let fence = Fence { epoch: 3, holder: device(2), base: [(device(1), 7)].into_iter().collect() };
@@ -75,6 +86,7 @@ fn samples() -> Vec<(&'static str, Message)> {
         digest: ContentHash::of(b"what stood there"),
     };
     let knowledge = [(device(1), 7)].into_iter().collect();
+    let (mark, groups) = cuts();
     vec![
         (
             "hello",
@@ -88,7 +100,8 @@ fn samples() -> Vec<(&'static str, Message)> {
         ),
         ("state", Message::State { folder: None, index: IndexId(6), fences: vec![fence] }),
         ("have", Message::Have { round: 1, index: IndexId(5), since: 12, full: false }),
-        ("records", Message::Records { round: 1, records, through: 20, knowledge, complete: true }),
+        ("records", Message::Records { round: 1, records, through: 20, knowledge, mark, complete: true }),
+        ("groups", Message::Groups(groups)),
         ("moved", Message::Moved { round: 1, moved }),
         ("edited", Message::Edited { round: 1, edited: edited() }),
         ("ack", Message::Ack { round: 1, durable: 12, taken: 20 }),
@@ -157,7 +170,14 @@ fn excess(message: &Message) {
 
 fn one_record(kind: Kind) -> Message {
     let records = vec![Numbered { sequence: 1, record: record(kind) }];
-    Message::Records { round: 0, records, through: 1, knowledge: VersionVector::default(), complete: false }
+    Message::Records {
+        round: 0,
+        records,
+        through: 1,
+        knowledge: VersionVector::default(),
+        mark: Mark::default(),
+        complete: false,
+    }
 }
 
 #[test]
@@ -189,6 +209,34 @@ fn limits_of_what_carries_content_hold_exactly_at_the_limit() {
 }
 
 #[test]
+fn limits_of_groups_and_loose_paths_hold_exactly_at_the_limit() {
+    let path = |number: usize| RelPath::new(format!("{number:05}")).unwrap();
+    let groups = |count: usize, of: usize| {
+        let mut bytes = vec![14];
+        bytes.extend((count as u32).to_le_bytes());
+        for group in 0..count {
+            bytes.extend((of as u32).to_le_bytes());
+            for number in 0..of {
+                bytes.extend(5u32.to_le_bytes());
+                bytes.extend(path(group * of + number).as_bytes());
+            }
+        }
+        decode(&bytes)
+    };
+    assert!(groups(GROUPS_MAX, GROUP_PATHS_MAX / GROUPS_MAX).is_ok());
+    assert!(matches!(groups(GROUPS_MAX + 1, 1), Err(DecodeError::Limit(_))));
+    assert!(groups(1, GROUP_PATHS_MAX).is_ok());
+    assert!(matches!(groups(1, GROUP_PATHS_MAX + 1), Err(DecodeError::Limit(_))));
+    assert!(matches!(groups(2, GROUP_PATHS_MAX / 2 + 1), Err(DecodeError::Limit(_))));
+    assert!(groups(1, 0).is_err());
+    let mut mark = Mark::default();
+    (0..=LOOSE_MAX).for_each(|number| mark.loose.insert(path(number)));
+    assert!(mark.loose.has_more() && mark.loose.iter().count() == LOOSE_MAX);
+    let knowledge = VersionVector::default();
+    ok(&Message::Records { round: 0, records: Vec::new(), through: 1, knowledge, mark, complete: true });
+}
+
+#[test]
 fn limits_of_records_hold_exactly_at_the_limit() {
     let hash = ContentHash::of(b"x");
     let moved = |count: usize| {
@@ -203,6 +251,7 @@ fn limits_of_records_hold_exactly_at_the_limit() {
         records: vec![Numbered { sequence: 1, record: record(Kind::Deleted) }; count],
         through: 1,
         knowledge: VersionVector::default(),
+        mark: Mark::default(),
         complete: false,
     };
     ok(&records(RECORDS_MAX));
@@ -226,7 +275,14 @@ fn limits_of_records_hold_exactly_at_the_limit() {
     excess(&xattrs(long(XATTRS_BYTES_MAX + 1)));
     let vector = |count: usize| {
         let knowledge = (0..count).map(|id| (device(u8::try_from(id).unwrap()), 1)).collect();
-        Message::Records { round: 0, records: Vec::new(), through: 1, knowledge, complete: true }
+        Message::Records {
+            round: 0,
+            records: Vec::new(),
+            through: 1,
+            knowledge,
+            mark: Mark::default(),
+            complete: true,
+        }
     };
     ok(&vector(VECTOR_DEVICES_MAX));
     excess(&vector(VECTOR_DEVICES_MAX + 1));
@@ -255,7 +311,14 @@ fn an_attribute_that_is_not_replicated_is_refused_and_a_label_is_any_path() {
         let kind = Kind::File { attributes, mtime_ns: 0, content, link };
         let records = vec![Numbered { sequence: 1, record: record(kind) }];
         let knowledge = VersionVector::default();
-        decode(&encode(&Message::Records { round: 0, records, through: 1, knowledge, complete: false }))
+        decode(&encode(&Message::Records {
+            round: 0,
+            records,
+            through: 1,
+            knowledge,
+            mark: Mark::default(),
+            complete: false,
+        }))
     };
     for label in ["dir/earlier", "dir/name", "later"] {
         assert!(message("user.x", label).is_ok(), "{label}");

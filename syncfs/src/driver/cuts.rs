@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, fchmod, fsync};
+use rustix::time::{ClockId, clock_gettime};
 
-use super::database::{Cuts, Opened, Source};
+use super::database::{self, Cuts, Opened, Source};
 use super::disk::{RealDisk, Unsynced};
 use super::state::stage_name;
 use super::tree::{create, dead, failed};
-use crate::disk::{DiskError, FileKind, Reading};
+use crate::disk::{DiskError, FileKind, Reading, Stat};
 use crate::path::RelPath;
 
 impl RealDisk {
@@ -41,6 +42,17 @@ impl RealDisk {
         self.read.insert(path.clone(), Unsynced::Database(Arc::clone(file), log));
         // Whatever was committed after `before` was taken has changed the fingerprint, and is seen next time.
         Ok(Reading { content, mtime_ns: before.mtime_ns, stat: before, cut: true })
+    }
+
+    /// See [`crate::disk::Disk::shows_changes`].
+    pub(super) fn is_settled(&mut self, path: &RelPath, stat: &Stat) -> Result<bool, DiskError> {
+        let coarse = clock_gettime(ClockId::RealtimeCoarse);
+        let now_ns = coarse.tv_sec.saturating_mul(1_000_000_000).saturating_add(coarse.tv_nsec);
+        if stat.side == 0 {
+            return Ok(stat.mtime_ns.max(stat.ctime_ns) < now_ns);
+        }
+        let place = self.tree.place(path)?;
+        Ok(stat.mtime_ns.max(database::side_mtime_ns(&place.dir, place.name)?) < now_ns)
     }
 
     /// A database with a kept descriptor, if one stands there.

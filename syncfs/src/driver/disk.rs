@@ -220,6 +220,10 @@ impl Disk for RealDisk {
         self.read_file(path, stat)
     }
 
+    fn shows_changes(&mut self, path: &RelPath, stat: &Stat) -> Result<bool, DiskError> {
+        self.is_settled(path, stat)
+    }
+
     fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
         self.read_back(path, offset, chunk)
     }

@@ -14,6 +14,7 @@ use super::state::State;
 use super::stream;
 use super::worker::{Command, Outgoing, Outlet, Worker};
 use crate::config::{Config, Direction};
+use crate::cutting::{Consistency, check_rules};
 use crate::device::{DeviceId, IndexId};
 use crate::digest::Digest;
 use crate::engine::SessionId;
@@ -75,6 +76,7 @@ impl Folder {
     /// # Errors
     /// If there is no such directory, it is not initialised, it is open elsewhere, or its state is damaged.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
+        check_rules(&config.cuts)?;
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (events, _) = broadcast::channel(SUBSCRIBER_LAG_MAX);
         let (status_sender, status) = watch::channel(blank());
@@ -221,7 +223,17 @@ impl Folder {
     /// # Errors
     /// [`FlushError::Unstable`] if something could not be read consistently within about a second.
     pub async fn flush(&self) -> Result<Token, FlushError> {
-        self.ask(Command::Flush).await.ok_or(FlushError::Closed)?
+        self.ask(|reply| Command::Flush { seal: false, reply }).await.ok_or(FlushError::Closed)?
+    }
+
+    /// [`Folder::flush`] when nothing has the folder open any more, after the last unmount say: what stands here then is known to be
+    /// consistent, and so it is on every replica that has reached the token ([`Status::consistency`]). On a replica that
+    /// follows, no more than a flush.
+    ///
+    /// # Errors
+    /// As [`Folder::flush`].
+    pub async fn seal(&self) -> Result<Token, FlushError> {
+        self.ask(|reply| Command::Flush { seal: true, reply }).await.ok_or(FlushError::Closed)?
     }
 
     /// On the replica that made the token: returns when all `peers` have everything up to it, durably.
@@ -437,6 +449,7 @@ fn blank() -> Status {
         direction: Direction::Both,
         differing: 0,
         pause: None,
+        consistency: Consistency::default(),
     }
 }
 

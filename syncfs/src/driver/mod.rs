@@ -11,6 +11,7 @@ mod database;
 mod disk;
 mod folder;
 mod history;
+mod hooks;
 #[cfg(feature = "tls")]
 mod identity;
 mod keep;

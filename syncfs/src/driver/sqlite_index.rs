@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::stored::{decode_stat, encode_stat, put_word, take_word};
+use crate::cutting::CutState;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::Fences;
 use crate::hash::ContentHash;
@@ -18,7 +19,7 @@ use crate::path::RelPath;
 use crate::reconcile::conflict_of;
 use crate::record::{Content, Record, VersionVector};
 use crate::status::{Conflict, Role};
-use crate::wire::{decode_kind, decode_vector, encode_kind, encode_vector};
+use crate::wire::{decode_cuts, decode_kind, decode_vector, encode_cuts, encode_kind, encode_vector};
 
 /// The index in a file.
 #[derive(Debug)]
@@ -187,13 +188,13 @@ const ENTRY: &str = "SELECT id, path, sequence, writer, epoch, version, kind, se
 
 impl Index for SqliteIndex {
     fn meta(&self) -> Result<Meta, IndexError> {
-        let sql = "SELECT device, folder, life, sequence, knowledge, role, asides FROM meta";
+        let sql = "SELECT device, folder, life, sequence, knowledge, role, asides, cuts FROM meta";
         let fences = self.fences.clone();
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         let row =
             rows.next()?.ok_or_else(|| IndexError::Damaged("it does not say whose it is".to_owned()))?;
-        let knowledge: Vec<u8> = row.get(4)?;
+        let (knowledge, cuts): (Vec<u8>, Option<Vec<u8>>) = (row.get(4)?, row.get(7)?);
         Ok(Meta {
             device: DeviceId::from_bytes(row.get(0)?),
             folder: row.get::<_, Option<[u8; 16]>>(1)?.map(FolderId::from_bytes),
@@ -206,6 +207,10 @@ impl Index for SqliteIndex {
                 _ => Role::Follower,
             },
             asides: unsigned(row.get(6)?),
+            cuts: match cuts {
+                Some(cuts) => decode_cuts(&cuts).map_err(damaged)?,
+                None => CutState::unknown(),
+            },
             fences,
         })
     }
@@ -217,7 +222,7 @@ impl Index for SqliteIndex {
             Role::Follower => 2,
         };
         self.write(
-            "INSERT OR REPLACE INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR REPLACE INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 meta.device.as_bytes(),
                 meta.folder.map(|folder| *folder.as_bytes()),
@@ -226,6 +231,7 @@ impl Index for SqliteIndex {
                 encode_vector(&meta.knowledge),
                 role,
                 signed(meta.asides),
+                encode_cuts(&meta.cuts),
             ],
         )?;
         if self.fences != meta.fences {

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock, fstat};
 
 use super::sqlite_index::SqliteIndex;
 use crate::config::{Config, Direction};
+use crate::cutting::CutState;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::error::{OpenError, StoreError};
 use crate::fence::Fences;
@@ -67,6 +68,7 @@ impl State {
             fences: Fences::default(),
             role: Role::Shared,
             asides: 0,
+            cuts: CutState::default(),
         };
         // The marker comes last: without it nothing of this counts, and another init begins afresh.
         let index = dir.join("index.db");

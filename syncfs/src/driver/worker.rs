@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use self::branches::BranchCommand;
 use super::disk::RealDisk;
 use super::history::{Kept, now_ns};
+use super::hooks::Hooks;
 use super::sqlite_index::SqliteIndex;
 use super::state::State;
 use crate::config::Config;
@@ -55,7 +56,11 @@ type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 pub(super) enum Command {
     Scan(Reply<ScanReport, StoreError>),
     ConfirmDeletions(Reply<ScanReport, StoreError>),
-    Flush(Reply<Token, FlushError>),
+    /// `seal`: nothing has the folder open.
+    Flush {
+        seal: bool,
+        reply: Reply<Token, FlushError>,
+    },
     Digest(Reply<Digest, StoreError>),
     Conflicts(Reply<Vec<Conflict>, StoreError>),
     Hold(u64, Reply<(), FenceError>),
@@ -109,6 +114,9 @@ pub(super) struct Worker {
     name: String,
     /// Knowledge and index that barriers were last told of.
     told: (VersionVector, IndexId),
+    /// Commands around cuts, and flushes that wait for them.
+    hooks: Hooks,
+    flushes: Vec<Reply<Token, FlushError>>,
     /// When the history is next tidied up.
     tidy_at: Instant,
     /// When it was last looked whether the folder is there.
@@ -136,6 +144,7 @@ impl Worker {
         engine.ignore(&config.ignore);
         engine.guard_deletions(config.mass_deletion);
         engine.direct(config.direction);
+        engine.cut_by(&config.cuts);
         // Every directory is watched before it is read, so that nothing falls between the scan and what comes after.
         engine.scan()?;
         #[allow(deprecated, reason = "the new constructor is unsafe; what it asks for, an `OwnedFd` keeps")]
@@ -157,6 +166,8 @@ impl Worker {
             retry_pause: RETRY.0,
             name: config.name.clone(),
             told,
+            hooks: Hooks::new(&config.cuts, &config.root),
+            flushes: Vec::new(),
             tidy_at: now,
             root_at: now,
             status_stale: false,
@@ -201,6 +212,7 @@ impl Worker {
             if more || handled > 0 || self.tidy() {
                 continue;
             }
+            let deadline = self.deadline();
             tokio::select! {
                 command = commands.recv() => match command {
                     None | Some(Command::Stop) => return self.stop(),
@@ -209,12 +221,21 @@ impl Worker {
                 () = notified(self.notices.as_ref()), if self.changed_at.is_none() => {
                     self.changed_at = Some(Instant::now());
                 }
-                () = tokio::time::sleep_until(self.deadline()) => {
+                step = self.hooks.step() => self.take_step(step).await?,
+                () = tokio::time::sleep_until(deadline) => {
+                    self.hooks.start_due(!self.engine.is_undoing());
                     let now_ms = self.now_ms();
                     self.engine.handle(now_ms, Input::Tick)?;
                     self.look_at_root()?;
                 }
             }
+        }
+    }
+
+    /// After the end: tells those whose flush waits for a hook.
+    pub(super) fn refuse_flushes(&mut self, why: &StoreError) {
+        for reply in self.flushes.drain(..) {
+            let _ = reply.send(Err(FlushError::Store(why.clone())));
         }
     }
 
@@ -236,7 +257,7 @@ impl Worker {
         let changed = self.changed_at.map(|at| at + self.debounce);
         let status = self.status_stale.then_some(self.status_at + STATUS_EVERY);
         let tidy = self.engine.keeps_history().then_some(self.tidy_at);
-        [engine, changed, self.retry_at, status, tidy, Some(self.root_at + ROOT_EVERY)]
+        [engine, changed, self.retry_at, status, tidy, self.hooks.deadline(), Some(self.root_at + ROOT_EVERY)]
             .into_iter()
             .flatten()
             .fold(self.next_scan, Instant::min)

@@ -74,6 +74,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn settle_once(&mut self) -> Result<bool, StoreError> {
         let ready = self.ready();
+        let ready = self.whole_groups(ready)?;
         let mut progress = false;
         if !ready.is_empty() {
             self.disk.check_root()?;
@@ -123,7 +124,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         ready
     }
 
-    fn is_staged(&self, key: &Key) -> bool {
+    pub(super) fn is_staged(&self, key: &Key) -> bool {
         let stage = self.pending.get(key).map(|pending| &pending.stage);
         matches!(stage, Some(Stage::Ready { staged: true } | Stage::Deferred { staged: true }))
     }
@@ -291,7 +292,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Puts a version in the place of what stands there, which it has seen.
-    fn replace(&mut self, entry: Option<Entry>, record: Record, last: bool) -> Result<Outcome, StoreError> {
+    pub(super) fn replace(
+        &mut self,
+        entry: Option<Entry>,
+        record: Record,
+        last: bool,
+    ) -> Result<Outcome, StoreError> {
         let path = record.path.clone();
         let same = entry.as_ref().filter(|entry| entry.record.kind == record.kind && !entry.stale);
         if let Some(seen) =

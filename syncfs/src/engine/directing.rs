@@ -63,7 +63,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Whether local edits are set aside and undone.
-    pub(super) fn is_undoing(&self) -> bool {
+    #[must_use]
+    pub fn is_undoing(&self) -> bool {
         self.receives_only() || self.meta.role == Role::Follower && self.meta.fences.epoch() > 0
     }
 

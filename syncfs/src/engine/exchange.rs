@@ -8,19 +8,20 @@
 //! inherits its place: `durable` never passes a sequence whose path is not settled. A refused record stops it for
 //! good; its sender will begin a new index when it learns of the fence.
 
+mod introduction;
 mod outgoing;
 
 use std::collections::VecDeque;
 
-use crate::device::{DeviceId, FolderId, IndexId};
+use crate::cutting::Mark;
+use crate::device::{DeviceId, IndexId};
 use crate::disk::Disk;
 use crate::error::{StoreError, Violation};
-use crate::fence::Fence;
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::{Event, Summary, Transfer};
-use crate::wire::{Message, Numbered, RECORDS_MAX, VERSION, Want};
+use crate::wire::{Message, Numbered, RECORDS_MAX, Want};
 
 use super::pending::Pending;
 use super::wants::Wants;
@@ -92,7 +93,7 @@ struct Incoming {
     received: u64,
     durable: u64,
     taken: u64,
-    complete: Option<(u64, VersionVector)>,
+    complete: Option<(u64, VersionVector, Mark)>,
     /// Up to here it was everything, the last time.
     told: u64,
     refused: Option<u64>,
@@ -117,7 +118,7 @@ impl Session {
 
     /// Whether everything that the peer has now was offered.
     pub(super) fn is_complete(&self) -> bool {
-        self.inn.complete.as_ref().is_some_and(|(through, _)| *through == self.inn.received)
+        self.inn.complete.as_ref().is_some_and(|(through, ..)| *through == self.inn.received)
     }
 
     /// Whether nothing of the peer's is on its way, as far as it has said; what is refused does not count.
@@ -154,6 +155,13 @@ impl Session {
         self.inn.refused = Some(self.inn.refused.map_or(sequence, |refused| refused.min(sequence)));
     }
 
+    /// Says what is cut together, before anything that is.
+    pub(super) fn tell_groups(&mut self, message: Message) {
+        if self.greeted && self.ended.is_none() {
+            self.control.push_back(message);
+        }
+    }
+
     pub(super) fn fail(&mut self, violation: Violation) {
         self.ended.get_or_insert(violation);
     }
@@ -178,8 +186,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.ask(id, index)?;
             }
             Message::Have { round, index, since, full } => self.have(id, round, index, since, full),
-            Message::Records { round, records, through, knowledge, complete } => {
-                let complete = complete.then_some(knowledge);
+            Message::Records { round, records, through, knowledge, mark, complete } => {
+                let complete = complete.then_some((knowledge, mark));
                 self.records(id, round, records, through, complete)?;
             }
             Message::Moved { round, moved } => self.moved(id, round, moved)?,
@@ -194,66 +202,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Message::Chunks(blobs) => blobs.iter().try_for_each(|blob| self.chunk_arrived(id, blob))?,
             Message::Patch { hash, runs } => self.patch_arrived(id, hash, &runs)?,
             Message::Gone(hash) => self.chunk_gone(id, hash),
+            Message::Groups(groups) => self.learn_groups(id, groups),
             Message::Refused { path, .. } => self.event(Event::Refused(path)),
             Message::Ping => {}
             Message::Bye(reason) => {
                 session.farewell = true;
                 session.fail(Violation::Bye(reason));
             }
-        }
-        Ok(())
-    }
-
-    fn hello(&mut self, id: SessionId, message: Message) -> Result<(), StoreError> {
-        let Message::Hello { version, folder, device, index, fences } = message else {
-            unreachable!("only Hello comes here");
-        };
-        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-        if session.peer.is_some() {
-            session.fail(Violation::Order("a second Hello"));
-        } else if version != VERSION {
-            session.fail(Violation::Order("the peer speaks another version of the protocol"));
-        } else if device == self.meta.device {
-            session.fail(Violation::Myself);
-        } else if let Some(expected) = session.expect.filter(|expected| *expected != device) {
-            session.fail(Violation::WrongDevice { expected, found: device });
-        }
-        if session.ended.is_some() {
-            return Ok(());
-        }
-        session.peer = Some(device);
-        session.summary.peer = Some(device);
-        self.event(Event::Connected(device));
-        self.agree(id, folder)?;
-        self.learn(id, &fences)?;
-        self.ask(id, index)?;
-        self.restart_restores();
-        Ok(())
-    }
-
-    /// Both must be replicas of one folder; one that has no identity yet takes the other's. While neither has, the
-    /// session waits: nothing is asked for.
-    fn agree(&mut self, id: SessionId, folder: Option<FolderId>) -> Result<(), StoreError> {
-        match (self.meta.folder, folder) {
-            (Some(ours), Some(theirs)) if ours != theirs => {
-                let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-                session.fail(Violation::WrongFolder { ours, theirs });
-            }
-            (None, Some(theirs)) => {
-                self.meta.folder = Some(theirs);
-                self.uncommitted = true;
-                self.founded = true;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Takes over the fences that a peer knows. A claim that cannot be true ends its session.
-    fn learn(&mut self, id: SessionId, fences: &[Fence]) -> Result<(), StoreError> {
-        if let Err(split) = self.adopt(fences)? {
-            self.problem(None, split);
-            self.sessions.get_mut(&id).expect("the caller checked the session").fail(Violation::Split(split));
         }
         Ok(())
     }
@@ -338,7 +293,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         round: u64,
         records: Vec<Numbered>,
         through: u64,
-        complete: Option<VersionVector>,
+        complete: Option<(VersionVector, Mark)>,
     ) -> Result<(), StoreError> {
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         if session.inn.index.is_none() || session.inn.round != round {
@@ -357,8 +312,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(());
         }
         session.inn.received = through;
-        if let Some(knowledge) = complete {
-            session.inn.complete = Some((through, knowledge));
+        if let Some((knowledge, mark)) = complete {
+            session.inn.complete = Some((through, knowledge, mark));
             session.inn.told = through;
             session.inn.again |= records.is_empty();
         }
@@ -417,7 +372,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let (Some(peer), Some(index)) = (session.peer, session.inn.index) else { continue };
             let bound = first.min(session.inn.refused.unwrap_or(u64::MAX)) - 1;
             let durable = session.inn.received.min(bound);
-            let complete = session.inn.complete.take_if(|(through, _)| *through <= durable);
+            let complete = session.inn.complete.take_if(|(through, ..)| *through <= durable);
             if durable == session.inn.durable && complete.is_none() || session.ended.is_some() {
                 continue;
             }
@@ -426,8 +381,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             (state.theirs, state.have) = (Some(index), durable);
             self.index.put_peer(&peer, &state)?;
             self.uncommitted = true;
-            if let Some((through, knowledge)) = complete {
+            if let Some((through, knowledge, mark)) = complete {
                 session.inn.knowledge = session.inn.knowledge.merged(&knowledge);
+                self.meta.cuts.mark.complete(&mark);
                 self.meta.knowledge = self.meta.knowledge.merged(&knowledge);
                 self.meta.knowledge.raise(peer, through);
                 self.drop_stale()?;

@@ -1,6 +1,7 @@
 //! Taking, leaving and losing the lease. The fence is durable before anything is done because of it.
 
 use crate::branch::{Cause, Kept};
+use crate::cutting::CutState;
 use crate::device::IndexId;
 use crate::disk::Disk;
 use crate::error::{FenceError, StoreError};
@@ -33,6 +34,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.meta.fences.insert(Fence { epoch, holder: self.meta.device, base });
         }
         self.meta.role = Role::Holder;
+        self.take_over_groups();
         self.adopt_edits()?;
         self.uncommitted = true;
         self.commit()?;
@@ -95,6 +97,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             entry.sequence = self.next_sequence();
             entry.record.version.raise(self.meta.device, entry.sequence);
             (entry.record.by, entry.record.epoch) = (self.meta.device, epoch);
+            self.note_change(&entry.record)?;
             self.put_entry(&entry)?;
         }
         Ok(())
@@ -176,6 +179,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let word = hasher.finalize().as_bytes()[..8].try_into().expect("a hash has more than eight bytes");
         self.meta.index = IndexId(u64::from_le_bytes(word));
         self.meta.knowledge = VersionVector::default();
+        // What stands here is no state of the folder any more, until a peer has told all of one.
+        self.meta.cuts.mark = CutState::unknown().mark;
         for (device, _) in self.index.peers()? {
             self.index.put_peer(&device, &PeerState::default())?;
         }

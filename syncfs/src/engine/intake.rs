@@ -33,11 +33,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let mut report = ScanReport::default();
         self.problems.clear();
         self.load_rules()?;
+        self.finish_groups()?;
         let (gone, found) = self.compare(&mut report)?;
         if self.believes(&gone, &found)? {
             self.release();
             self.take_up_gone(gone, &mut report)?;
         }
+        self.cut_changed(false)?;
         self.look_at_names()?;
         self.plans_are_settled();
         self.commit()?;
@@ -59,7 +61,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let (mut present, mut gone) = (Vec::new(), Vec::new());
         for path in self.take_up_moves(paths)? {
-            if !self.put_off(&path)? {
+            if !self.waits_for_cut(&path) && !self.put_off(&path)? {
                 self.scan_path(&path, &mut present, &mut gone)?;
             }
         }
@@ -69,6 +71,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.believes(&gone, &found)? {
             self.take_up_gone(gone, &mut ScanReport::default())?;
         }
+        self.cut_changed(true)?;
         self.look_at_names()
     }
 
@@ -128,7 +131,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Children before their directories, so that a peer can apply deletions in this order. Whatever the listing
     /// said, an entry is gone only if it is still not there now.
-    fn take_up_gone(&mut self, gone: Vec<RelPath>, report: &mut ScanReport) -> Result<(), StoreError> {
+    pub(super) fn take_up_gone(
+        &mut self,
+        gone: Vec<RelPath>,
+        report: &mut ScanReport,
+    ) -> Result<(), StoreError> {
         for path in gone.into_iter().rev() {
             if self.observe_now(&path)? == Observed::Deleted {
                 report.deleted += 1;
@@ -203,6 +210,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return match entry {
                 Some(entry) if !entry.record.kind.is_live() => Ok(Observed::Same),
                 Some(entry) if ignored => self.lose_sight(entry),
+                Some(_) if self.waits_for_cut(path) => Ok(Observed::Unclear),
                 Some(entry) => self.observe_absence(entry),
                 None => Ok(Observed::Same),
             };
@@ -217,6 +225,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         {
             return Ok(Observed::Same);
         }
+        if self.waits_for_cut(path) {
+            return Ok(Observed::Unclear);
+        }
         let names = self.other_names(path, &stat)?;
         let (kind, stat) = match self.read_kind(path, &stat, entry.as_ref(), &names) {
             Ok(Some(read)) => read,
@@ -224,6 +235,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Err(error) => return self.unclear(path, error),
         };
         self.solved(path);
+        self.take_up_read(path, entry, kind, stat)
+    }
+
+    /// What was read at a path becomes a version, if it is another one.
+    pub(super) fn take_up_read(
+        &mut self,
+        path: &RelPath,
+        entry: Option<Entry>,
+        kind: Kind,
+        stat: Stat,
+    ) -> Result<Observed, StoreError> {
         if entry.as_ref().is_none_or(|entry| entry.record.kind != kind) {
             self.look_at_others(path, &stat)?;
         }

@@ -15,10 +15,13 @@ mod apply;
 mod barrier;
 mod branches;
 mod conflicts;
+mod consistency;
+mod cutting;
 mod directing;
 mod edits;
 mod exchange;
 mod fencing;
+mod grouping;
 mod guarding;
 mod ignoring;
 mod intake;
@@ -139,6 +142,7 @@ pub struct Engine<D, I> {
     problems: BTreeMap<Option<RelPath>, String>,
     unsettled: BTreeSet<RelPath>,
     pace: pacing::Pace,
+    cutting: cutting::Cutting,
     events: Vec<Event>,
     rules: ignoring::Rules,
     guard: guarding::Guard,
@@ -177,6 +181,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             problems: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             pace: pacing::Pace::default(),
+            cutting: cutting::Cutting::default(),
             events: Vec::new(),
             rules: ignoring::Rules::default(),
             guard: guarding::Guard::default(),
@@ -314,6 +319,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             direction: self.direction(),
             differing: self.differing(),
             pause: self.room.pause(),
+            consistency: self.consistency(),
         })
     }
 
@@ -322,7 +328,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn problems(&self) -> Vec<Problem> {
         let problem =
             |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
-        self.problems.iter().map(problem).chain(self.misfits()).collect()
+        self.problems.iter().map(problem).chain(self.misfits()).chain(self.failed_cuts()).collect()
     }
 
     /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.
@@ -382,6 +388,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.may_link_again(&record.path);
         self.tell_of_conflict(&record)?;
         self.agree_on(&record.path, &record.version)?;
+        self.note_change(&record)?;
         let sequence = self.next_sequence();
         self.remember_edit(&record, sequence)?;
         self.put_entry(&Entry { record, sequence, seen, stale: false })

@@ -138,6 +138,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let before = self.index.entry(&to)?;
             let fits = |version: &VersionVector| version.len() < VECTOR_DEVICES_MAX;
             let plain = !entry.stale
+                && self.group_of(&entry.record.path).is_none()
+                && self.group_of(&to).is_none()
                 && entry.seen.is_some_and(|seen| seen.side == 0)
                 && fits(&entry.record.version)
                 && !self.is_ignored_path(&entry.record.path, None, Some(&entry))

@@ -42,6 +42,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.pace.due_ms.remove(path);
     }
 
+    /// A cut did not succeed: the next attempt is not put off.
+    pub(super) fn pace_again(&mut self, path: &RelPath) {
+        self.pace.cut_ms.remove(path);
+    }
+
     /// Whether a reported change of this path is put off.
     pub(super) fn put_off(&mut self, path: &RelPath) -> Result<bool, StoreError> {
         let Some(&cut_ms) = self.pace.cut_ms.get(path) else { return Ok(false) };
@@ -69,7 +74,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Whether a connected peer does not have the current version yet.
     fn is_awaited(&self, path: &RelPath) -> Result<bool, IndexError> {
-        let Some(entry) = self.index.entry(path)? else { return Ok(false) };
+        let sequence = match self.cutting.cut_at(path) {
+            Some(sequence) => Some(sequence),
+            None => self.index.entry(path)?.map(|entry| entry.sequence),
+        };
+        let Some(sequence) = sequence else { return Ok(false) };
         for device in self
             .sessions
             .values()
@@ -77,7 +86,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             .filter_map(|session| session.peer)
         {
             let state = self.index.peer(&device)?;
-            if state.ours != Some(self.meta.index) || state.acked < entry.sequence {
+            if state.ours != Some(self.meta.index) || state.acked < sequence {
                 return Ok(true);
             }
         }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cutting::Group;
 use crate::disk::Stat;
 use crate::hash::ContentHash;
 use crate::path::RelPath;
@@ -243,6 +244,15 @@ impl Table {
     /// How many versions of a session there are.
     pub(super) fn count(&self, session: SessionId) -> usize {
         self.offers.get(&session).map_or(0, |offers| offers.order.len())
+    }
+
+    /// How many of them are of one group.
+    pub(super) fn count_in(&self, session: SessionId, group: &Group) -> usize {
+        let of = |path: &RelPath| {
+            let top = usize::from(self.all.contains_key(&(path.clone(), session)));
+            top + self.below(path).filter(|((_, from), _)| *from == session).count()
+        };
+        group.paths().iter().map(of).sum()
     }
 
     /// How many of them hold content in memory or on its way, for the bound on what a peer may offer at once.

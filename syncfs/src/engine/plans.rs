@@ -31,6 +31,11 @@ impl Plans {
         Ok(Self { left, written: false })
     }
 
+    /// What a crash may have left standing, in path order.
+    pub(super) fn left(&self) -> impl Iterator<Item = &Record> {
+        self.left.values()
+    }
+
     /// Whether the next commit is to end them.
     pub(super) fn end(&mut self) -> bool {
         std::mem::take(&mut self.written)
@@ -43,14 +48,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         &mut self,
         records: impl IntoIterator<Item = &'a Record>,
     ) -> Result<(), StoreError> {
-        let mut live = records.into_iter().filter(|record| record.kind.is_live()).peekable();
-        if live.peek().is_none() {
+        // A deletion shows by itself that it was done; those of a group must be.
+        let planned = |record: &&Record| record.kind.is_live() || self.group_of(&record.path).is_some();
+        let planned: Vec<_> = records.into_iter().filter(planned).collect();
+        if planned.is_empty() {
             return Ok(());
         }
         if self.plans.written {
             self.commit()?;
         }
-        for record in live {
+        for record in planned {
             self.index.plan(record)?;
         }
         self.uncommitted = true;

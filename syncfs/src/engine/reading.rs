@@ -34,6 +34,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     return Ok(Some((kind.linked(label), seen)));
                 }
                 let Reading { content, stat, mut mtime_ns, cut } = self.disk.read(path, stat)?;
+                self.cutting.last_cut = cut.then(|| path.clone());
                 if cut {
                     self.was_cut(path);
                 }

@@ -1,9 +1,13 @@
 //! Bytes <-> [`Message`]. Integers are little-endian; lists and texts have a `u32` count before them, which is checked
 //! against its limit and against the bytes that are left before anything is allocated.
 
+mod cuts;
 mod edited;
 mod kind;
 mod want;
+
+#[cfg(feature = "driver")]
+pub(crate) use cuts::{decode_cuts, encode_cuts};
 
 use thiserror::Error;
 
@@ -72,12 +76,13 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.word(*since);
             out.byte(u8::from(*full));
         }
-        Message::Records { round, records, through, knowledge, complete } => {
+        Message::Records { round, records, through, knowledge, mark, complete } => {
             out.byte(4);
             out.word(*round);
             out.word(*through);
             out.byte(u8::from(*complete));
             out.vector(knowledge);
+            out.mark(mark);
             out.records(records);
         }
         Message::Ack { round, durable, taken } => {
@@ -108,6 +113,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.moved(moved);
         }
         Message::Edited { round, edited } => out.edited(*round, edited),
+        Message::Groups(groups) => out.groups_message(groups),
         Message::Ping => out.byte(10),
         Message::Patch { hash, runs } => out.patch(hash, runs),
         Message::Bye(reason) => {
@@ -164,6 +170,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         }
         13 => Message::Patch { hash: input.hash()?, runs: input.runs()? },
         14 => Message::Edited { round: input.word()?, edited: input.edited()? },
+        15 => Message::Groups(input.groups()?),
         _ => return Err(DecodeError::Unknown("message type")),
     };
     input.end()?;
@@ -386,12 +393,13 @@ impl<'a> Reader<'a> {
         let through = self.word()?;
         let complete = self.flag()?;
         let knowledge = self.vector()?;
+        let mark = self.mark()?;
         let count = self.count(RECORDS_MAX, 60, "record list")?;
         let mut records = Vec::with_capacity(count);
         for _ in 0..count {
             records.push(Numbered { sequence: self.word()?, record: self.record()? });
         }
-        Ok(Message::Records { round, records, through, knowledge, complete })
+        Ok(Message::Records { round, records, through, knowledge, mark, complete })
     }
 
     fn moved(&mut self) -> Result<Moved, DecodeError> {

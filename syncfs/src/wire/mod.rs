@@ -11,8 +11,9 @@ pub mod frame;
 
 pub use codec::{DecodeError, decode, encode};
 #[cfg(feature = "driver")]
-pub(crate) use codec::{decode_kind, decode_vector, encode_kind, encode_vector};
+pub(crate) use codec::{decode_cuts, decode_kind, decode_vector, encode_cuts, encode_kind, encode_vector};
 
+use crate::cutting::{Groups, Mark};
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::Run;
 use crate::fence::Fence;
@@ -153,6 +154,8 @@ pub enum Message {
         through: u64,
         /// What the sender knew at `through`; only with `complete`.
         knowledge: VersionVector,
+        /// What is loose in that state; only with `complete`.
+        mark: Mark,
         /// Nothing above `through` exists right now.
         complete: bool,
     },
@@ -199,6 +202,9 @@ pub enum Message {
         /// The highest epoch seen here.
         epoch: u64,
     },
+    /// What of the folder is cut together. Of the versions of a group, the receiver shows all that a complete `Records`
+    /// ends, or none.
+    Groups(Groups),
     /// Still here.
     Ping,
     /// I end the session, and why.

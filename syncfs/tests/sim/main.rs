@@ -8,6 +8,7 @@
 )]
 
 mod check;
+mod groups;
 mod index;
 mod rng;
 mod world;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use syncfs::cutting::CutState;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Abilities, Fault, FileKind, MemoryDisk};
 use syncfs::engine::{Engine, Input, SessionId};
@@ -76,6 +77,7 @@ impl World {
                 fences: Fences::default(),
                 role: Role::Shared,
                 asides: 0,
+                cuts: CutState::default(),
             };
             // Root, or not; extended attributes, or not: all four together.
             let able =
@@ -333,7 +335,7 @@ impl World {
         }
     }
 
-    fn cut_a_link(&mut self) {
+    pub(crate) fn cut_a_link(&mut self) {
         if !self.links.is_empty() {
             let link = self.links.remove(self.rng.below(self.links.len() as u64) as usize);
             for (replica, session) in link.ends {

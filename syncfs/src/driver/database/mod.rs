@@ -171,6 +171,15 @@ pub(super) fn side_print(dir: impl AsFd, name: &[u8]) -> Result<u64, DiskError> 
     Ok(if any { u64::from_le_bytes(word).max(1) } else { 0 })
 }
 
+/// When log or journal last changed; the earliest time if there is neither.
+pub(super) fn side_mtime_ns(dir: impl AsFd, name: &[u8]) -> Result<i64, DiskError> {
+    let mut latest = i64::MIN;
+    for side in &side_names(name)[..2] {
+        latest = side_stat(&dir, side)?.map_or(latest, |stat| latest.max(stat.mtime_ns));
+    }
+    Ok(latest)
+}
+
 /// A log or journal that holds something. Its change time says nothing: SQLite sets the owner of both whenever root
 /// opens them, also to read, so that a cut would look like a change, and be answered with another cut, for ever.
 fn side_stat(dir: impl AsFd, name: &[u8]) -> Result<Option<Stat>, DiskError> {

@@ -13,15 +13,16 @@ use crate::index::{Index, IndexError, Meta, Totals};
 use crate::wire::decode_vector;
 
 /// The version of the schema that this code reads and writes.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 /// What the second version added: how the names of a file are found.
 const NAMES: &str = "
     CREATE TABLE inode (ino INTEGER NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (ino, entry)) STRICT, WITHOUT ROWID;
     CREATE TABLE label (label BLOB NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (label, entry)) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 2";
-
 /// What the third version added.
 const BRANCHES: &str = include_str!("branches.sql");
+/// What the fourth added: what is cut together, and what is loose.
+const CUTS: &str = "ALTER TABLE meta ADD COLUMN cuts BLOB; PRAGMA user_version = 4";
 
 impl SqliteIndex {
     /// Creates the file of a new replica.
@@ -30,6 +31,7 @@ impl SqliteIndex {
         connection.execute_batch("BEGIN IMMEDIATE")?;
         connection.execute_batch(include_str!("schema.sql"))?;
         connection.execute_batch(BRANCHES)?;
+        connection.execute_batch(CUTS)?;
         let mut index = Self::new(connection)?;
         index.in_transaction.set(true);
         index.put_meta(meta)?;
@@ -51,12 +53,17 @@ impl SqliteIndex {
             return Err(IndexError::Damaged(check));
         }
         let mut index = Self::new(connection)?;
-        if version == 1 {
+        if version < 2 {
             index.add_names()?;
         }
         if version < 3 {
             index.begin()?;
             index.connection.execute_batch(BRANCHES)?;
+            index.commit()?;
+        }
+        if version < 4 {
+            index.begin()?;
+            index.connection.execute_batch(CUTS)?;
             index.commit()?;
         }
         Ok(index)
@@ -123,6 +130,7 @@ fn connect(path: &Path) -> Result<Connection, IndexError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cutting::CutState;
     use crate::device::IndexId;
     use crate::disk::{FileKind, Stat};
     use crate::index::{BranchIndex, Entry};
@@ -131,14 +139,25 @@ mod tests {
     use crate::status::Role;
 
     #[test]
-    fn an_index_of_the_first_version_has_names_and_branches_after_it_was_opened() {
+    fn an_index_of_the_first_version_is_brought_up_to_date() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("index.db");
         let device = DeviceId::from_bytes([7; 32]);
         let (knowledge, fences) = (VersionVector::default(), Fences::default());
         let (index, role) = (IndexId(1), Role::Shared);
-        let meta = Meta { device, folder: None, index, sequence: 1, knowledge, fences, role, asides: 0 };
+        let meta = Meta {
+            device,
+            folder: None,
+            index,
+            sequence: 1,
+            knowledge,
+            fences,
+            role,
+            asides: 0,
+            cuts: CutState::default(),
+        };
         SqliteIndex::create(&file, &meta).unwrap();
+        assert_eq!(SqliteIndex::open(&file).unwrap().meta(), Ok(meta.clone()));
         let (path, label) = (RelPath::new("b").unwrap(), RelPath::new("a").unwrap());
         let kind = Kind::File {
             attributes: Attributes::of_mode(0o644),
@@ -158,7 +177,9 @@ mod tests {
         index
             .connection
             .execute_batch("DROP TABLE inode; DROP TABLE label; DROP TABLE branch; DROP TABLE kept")
-            .and_then(|()| index.connection.execute_batch("PRAGMA user_version = 1"))
+            .and_then(|()| {
+                index.connection.execute_batch("ALTER TABLE meta DROP COLUMN cuts; PRAGMA user_version = 1")
+            })
             .unwrap();
         drop(index);
         for _ in 0..2 {
@@ -166,6 +187,9 @@ mod tests {
             assert_eq!(index.names_of(42, 9).unwrap(), std::slice::from_ref(&path));
             assert_eq!(index.labelled(&label, 9).unwrap(), std::slice::from_ref(&path));
             assert_eq!(index.branches().unwrap(), []);
+            let found = index.meta().unwrap();
+            assert!(found.cuts.mark.loose.has_more(), "of what stood there nothing is known");
+            assert_eq!(Meta { cuts: CutState::default(), ..found }, meta);
         }
     }
 }

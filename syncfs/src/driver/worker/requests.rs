@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::hooks::Step;
 use super::branches::answer_restore;
 use super::{Command, Reply, Worker};
 use crate::engine::Input;
@@ -29,10 +30,14 @@ impl Worker {
             Command::Differing(reply) => {
                 drop(reply.send(Ok(self.engine.differing_paths(DIFFERING_LISTED_MAX))))
             }
-            Command::Flush(reply) => match self.flush().await {
-                Err(FlushError::Store(error)) => answer(reply, Err(error))?,
-                result => drop(reply.send(result)),
-            },
+            Command::Flush { seal: false, reply } if self.hooks.is_empty() || self.engine.is_undoing() => {
+                self.answer_flush(reply, false).await?;
+            }
+            Command::Flush { seal: false, reply } => {
+                self.flushes.push(reply);
+                self.hooks.start_all();
+            }
+            Command::Flush { seal: true, reply } => self.answer_flush(reply, true).await?,
             Command::Digest(reply) => answer(reply, self.engine.digest().map_err(StoreError::from))?,
             Command::Conflicts(reply) => {
                 answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?
@@ -110,8 +115,52 @@ impl Worker {
         Ok(restored)
     }
 
+    async fn answer_flush(&mut self, reply: Reply<Token, FlushError>, seal: bool) -> Result<(), StoreError> {
+        match self.flush(seal).await {
+            Err(FlushError::Store(error)) => answer(reply, Err(error)),
+            result => {
+                let _ = reply.send(result);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the cut for which a hook's first command was run; or answers flushes when the last hook is done.
+    pub(super) async fn take_step(&mut self, step: Step) -> Result<(), StoreError> {
+        match step {
+            Step::Cut(name, reply) => {
+                let cut = match self.cut_now(&name).await? {
+                    true => Ok(()),
+                    false => {
+                        Err("not cut: it changes although the command before its cut was run".to_owned())
+                    }
+                };
+                let _ = reply.send(cut);
+            }
+            Step::Done(name, result) => {
+                self.engine.report_cut(&name, result);
+                if self.hooks.done(&name) {
+                    for reply in std::mem::take(&mut self.flushes) {
+                        self.answer_flush(reply, false).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn cut_now(&mut self, name: &RelPath) -> Result<bool, StoreError> {
+        for _ in 0..FLUSH_ATTEMPTS {
+            if self.engine.cut_now(name)? {
+                return Ok(true);
+            }
+            tokio::time::sleep(FLUSH_PAUSE).await;
+        }
+        Ok(false)
+    }
+
     /// Everything that stands in the directory now, committed; or what could not be taken up.
-    async fn flush(&mut self) -> Result<Token, FlushError> {
+    async fn flush(&mut self, seal: bool) -> Result<Token, FlushError> {
         // A walk finds what changed; that something was renamed, only notifications tell.
         let paths = self.noticed()?;
         if !paths.is_empty() {
@@ -132,9 +181,25 @@ impl Worker {
             let now_ms = self.now_ms();
             self.engine.handle(now_ms, Input::Touched(unsettled))?;
         }
+        // Where nothing has the folder open, no command is needed.
+        for name in if seal { self.engine.hooked_groups() } else { Vec::new() } {
+            if self.cut_now(&name).await? {
+                self.engine.report_cut(&name, Ok(()));
+            } else {
+                return Err(FlushError::Unstable(self.engine.problems()));
+            }
+        }
+        let failed = self.engine.failed_cuts();
+        if !failed.is_empty() {
+            return Err(FlushError::Unstable(failed));
+        }
         self.engine.settle()?;
         if self.engine.held_deletions() > 0 {
             return Err(FlushError::Held(self.engine.held_deletions()));
+        }
+        if seal {
+            self.engine.seal_folder()?;
+            self.show_status()?;
         }
         self.engine.token().ok_or(FlushError::NoFolder)
     }
@@ -161,7 +226,7 @@ impl Command {
     pub(in crate::driver) fn refuse(self, why: &StoreError) {
         match self {
             Self::Scan(reply) | Self::ConfirmDeletions(reply) => refuse(reply, why),
-            Self::Flush(reply) => refuse(reply, why),
+            Self::Flush { reply, .. } => refuse(reply, why),
             Self::Differing(reply) => refuse(reply, why),
             Self::Override(reply) => refuse(reply, why),
             Self::Digest(reply) => refuse(reply, why),

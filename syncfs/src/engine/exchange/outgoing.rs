@@ -1,5 +1,6 @@
 //! What a session says next: an answer that is due, an acknowledgement, a batch of records, chunks, a sign of life.
 
+use crate::cutting::Mark;
 use crate::disk::{Disk, Run};
 use crate::error::{StoreError, Violation};
 use crate::hash::{Blob, ContentHash};
@@ -42,6 +43,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         if !session.greeted {
             session.greeted = true;
+            if !self.meta.cuts.groups.is_empty() {
+                session.control.push_front(Message::Groups(self.meta.cuts.groups.clone()));
+            }
             let fences = self.meta.fences.iter().cloned().collect();
             let crate::index::Meta { folder, device, index, .. } = self.meta;
             return Ok(Some(Message::Hello { version: VERSION, folder, device, index, fences }));
@@ -171,13 +175,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if exhausted {
             through = self.meta.sequence;
         }
-        let knowledge = if complete { self.meta.knowledge.clone() } else { VersionVector::default() };
+        let (knowledge, mark) = match complete {
+            true => (self.meta.knowledge.clone(), self.meta.cuts.mark.clone()),
+            false => (VersionVector::default(), Mark::default()),
+        };
         session.out.cursor = Some(through);
         if exhausted {
             session.out.told = Some((self.meta.sequence, self.meta.knowledge.clone()));
         }
         session.out.batches.push_back(Batch { through, complete, taken: false });
-        Ok(Some(Message::Records { round, records, through, knowledge, complete }))
+        Ok(Some(Message::Records { round, records, through, knowledge, mark, complete }))
     }
 
     /// The first of these entries, by its number, from which on the peer can be told in short; up to which sequence, and how.

@@ -1,0 +1,115 @@
+//! Groups: whatever fails, a replica shows all of a cut or all of the one before, also right after a power cut.
+
+use std::collections::BTreeSet;
+
+use syncfs::disk::{Fault, FileKind};
+use syncfs::{Consistency, CutBy, CutRule, RelPath};
+
+use crate::check;
+use crate::world::World;
+
+const DIRS: [&str; 2] = ["g", "g/d"];
+const MEMBERS: [&str; 5] = ["g/a", "g/b", "g/d/c", "g/d/e", "h"];
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text).unwrap()
+}
+
+/// The writer's next state of the group: each file is of this version, or not there.
+fn write(world: &mut World, version: u64) {
+    let disk = world.replicas[0].disk.clone();
+    for dir in DIRS {
+        disk.user_make(&path(dir), FileKind::Dir, b"");
+    }
+    let mut before = disk.files();
+    before.retain(|path, _| MEMBERS.iter().any(|member| path.as_bytes() == member.as_bytes()));
+    for (number, member) in MEMBERS.iter().enumerate() {
+        // All but the first come and go from one version to the next.
+        if number > 0 && (version >> number) % 4 == 3 {
+            disk.user_remove(&path(member));
+            continue;
+        }
+        let bulk = if (version + number as u64).is_multiple_of(7) { 100_000 } else { 0 };
+        let mut text = format!("{version}:{member}:").into_bytes();
+        text.resize(text.len() + bulk, version as u8);
+        assert!(disk.user_write(&path(member), &text, version.is_multiple_of(2)));
+        world.written.insert(text);
+    }
+    world.superseded.extend(before.into_values());
+}
+
+/// The one version that all files of the group are of; 0 if there are none.
+fn version(world: &World, replica: usize) -> u64 {
+    let files = world.replicas[replica].disk.files();
+    let members =
+        files.iter().filter(|(path, _)| MEMBERS.iter().any(|member| path.as_bytes() == member.as_bytes()));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let found: Vec<_> = members
+        .map(|(path, data)| (text(path.as_bytes()), text(data).split(':').next().unwrap().parse().unwrap()))
+        .collect();
+    let versions: BTreeSet<u64> = found.iter().map(|(_, version)| *version).collect();
+    assert!(versions.len() < 2, "replica {replica} shows parts of two cuts: {found:?}");
+    let version = versions.into_iter().next().unwrap_or(0);
+    let stands = |number: usize| version > 0 && (number == 0 || (version >> number) % 4 != 3);
+    let expected: Vec<_> =
+        (0..MEMBERS.len()).filter(|number| stands(*number)).map(|number| MEMBERS[number]).collect();
+    let found: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(found, expected, "replica {replica} does not show all of version {version}");
+    version
+}
+
+fn run(seed: u64) -> u64 {
+    let mut world = World::new(seed, 3);
+    let rule = CutRule::new(vec![path("g"), path("h")], CutBy::Live);
+    let writer = world.replicas[0].engine.as_mut().unwrap();
+    writer.cut_by(&[rule]);
+    writer.hold(1).unwrap();
+    world.epoch = 1;
+    let mut last = 0;
+    let mut seen = [0; 3];
+    for _ in 0..400 {
+        world.now_ms += world.rng.below(20);
+        match world.rng.below(100) {
+            0..12 => {
+                last += 1;
+                write(&mut world, last);
+                world.scan(0);
+            }
+            12..30 => (1..3).for_each(|replica| world.drive(replica)),
+            30..84 => world.move_message(),
+            84..92 => world.connect(),
+            92..96 => world.cut_a_link(),
+            _ => {
+                let victim = 1 + world.rng.below(2) as usize;
+                world.replicas[victim].disk.fail(1 + world.rng.below(14), Fault::Power);
+            }
+        }
+        for (replica, seen) in seen.iter_mut().enumerate().skip(1) {
+            let version = version(&world, replica);
+            assert!(version >= *seen, "replica {replica} goes back from {seen} to {version}");
+            *seen = version;
+        }
+    }
+    world.calm();
+    for replica in 0..3 {
+        assert_eq!(version(&world, replica), last, "replica {replica}");
+        let engine = world.replicas[replica].engine.as_ref().unwrap();
+        assert_eq!(engine.consistency(), Consistency::Known, "replica {replica}");
+    }
+    check::check(&mut world);
+    world.crashes
+}
+
+#[test]
+fn a_replica_shows_all_of_a_cut_or_all_of_the_one_before() {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let only = number("SEED");
+    let seeds = only.map_or(0..number("SEEDS").unwrap_or(100), |seed| seed..seed + 1);
+    let mut crashes = 0;
+    for seed in seeds {
+        let result = std::panic::catch_unwind(|| run(seed));
+        crashes += result.unwrap_or_else(|_| panic!("groups: replay with SEED={seed}"));
+    }
+    println!("groups: {crashes} crashes");
+    assert!(only.is_some() || crashes > 100, "the power failed only {crashes} times");
+}
