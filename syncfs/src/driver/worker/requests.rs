@@ -139,6 +139,7 @@ impl Worker {
             }
             Step::Done(name, result) => {
                 self.engine.report_cut(&name, result);
+                self.show_status()?;
                 if self.hooks.done(&name) {
                     for reply in std::mem::take(&mut self.flushes) {
                         self.answer_flush(reply, false).await?;
