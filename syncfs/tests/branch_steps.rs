@@ -38,6 +38,7 @@ fn edited_follower() -> (Memory, MemoryDisk) {
         fences: Fences::default(),
         role: Role::Shared,
         asides: 0,
+        cuts: syncfs::cutting::CutState::default(),
     };
     let disk = MemoryDisk::default();
     let mut engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).unwrap();
