@@ -257,7 +257,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn publish_group(&mut self, name: &RelPath, read: Read) -> Result<bool, StoreError> {
-        if !self.believes(&read.gone, &read.present)? {
+        let found: Vec<_> = read.present.iter().map(|(_, stat)| (stat.dev, stat.ino)).collect();
+        if !self.believes(&read.gone, &found)? {
             return Ok(false);
         }
         self.cutting.open = Some(name.clone());
