@@ -118,17 +118,22 @@ impl Chunker {
     /// Takes in so many zeros, without looking at most of them: chunks are the same as if they had been pushed.
     pub fn push_zeros(&mut self, mut count: u64) {
         let longest = self.cutting.longest();
-        // In a run of zeros content gives no reason to cut.
-        while let (true, Some(hash), Ok(length)) =
-            (count >= longest as u64 && self.buffer.is_empty(), zeros(longest), u32::try_from(longest))
-        {
-            self.chunks.push(Chunk { hash, length });
-            count -= longest as u64;
-        }
-        if count > 0 {
+        while count > 0 {
+            // In a run of zeros content gives no reason to cut.
+            if let (Some(hash), Ok(length)) = (zeros(longest), u32::try_from(longest))
+                && self.buffer.iter().all(|&byte| byte == 0)
+            {
+                count += self.buffer.len() as u64;
+                self.buffer.clear();
+                while count >= longest as u64 {
+                    self.chunks.push(Chunk { hash, length });
+                    count -= longest as u64;
+                }
+                return self.buffer.resize(count as usize, 0);
+            }
             let piece = count.min(longest as u64);
             self.push(&vec![0; piece as usize]);
-            self.push_zeros(count - piece);
+            count -= piece;
         }
     }
 

@@ -106,7 +106,8 @@ impl Tree {
 pub(super) fn stat_in(dir: impl AsFd, name: &[u8]) -> Result<Option<Stat>, DiskError> {
     match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(convert(&stat))),
-        Err(Errno::NOENT) => Ok(None),
+        // Nothing can have a name that is too long, such as that of a log beside a name of full length.
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
         Err(error) => Err(failed("stat", error)),
     }
 }

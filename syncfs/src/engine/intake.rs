@@ -8,10 +8,10 @@ use crate::error::{StoreError, Unfit};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::record::{FILE_CHUNKS_MAX, Kind, VECTOR_DEVICES_MAX, are_fit_xattrs};
-use crate::status::{Event, ScanReport};
+use crate::status::{Event, Problem, ScanReport};
 
-use super::Engine;
 use super::ignoring::ignore_file;
+use super::{Engine, PROBLEMS_MAX};
 
 /// What an entry turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.disk.check_root()?;
         let mut report = ScanReport::default();
         self.problems.clear();
+        self.left_out.clear();
         self.load_rules()?;
         self.finish_groups()?;
         let (gone, found) = self.compare(&mut report)?;
@@ -168,9 +169,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     ) -> Result<Vec<(RelPath, Stat)>, StoreError> {
         match self.disk.list(dir) {
             Ok(listing) => {
-                for problem in listing.problems {
-                    self.problem(problem.path.as_ref(), problem.what);
-                }
+                self.leave_out(dir, listing.problems);
                 let mut entries = listing.entries;
                 entries.retain(|(path, stat)| !self.is_ignored_entry(path, stat.kind == FileKind::Dir));
                 Ok(entries)
@@ -183,6 +182,22 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 unread.push(dir.cloned());
                 Ok(Vec::new())
             }
+        }
+    }
+
+    /// Remembers that a directory has entries which cannot be replicated, until it is listed again.
+    fn leave_out(&mut self, dir: Option<&RelPath>, problems: Vec<Problem>) {
+        let more = problems.len().saturating_sub(1);
+        let Some(mut problem) = problems.into_iter().next() else {
+            self.left_out.remove(&dir.cloned());
+            return;
+        };
+        if more > 0 {
+            problem.what += &format!(" (and {more} more in this directory)");
+        }
+        if self.left_out.get(&dir.cloned()) != Some(&problem) && self.left_out.len() < PROBLEMS_MAX {
+            self.left_out.insert(dir.cloned(), problem.clone());
+            self.event(Event::Problem(problem));
         }
     }
 

@@ -140,6 +140,8 @@ pub struct Engine<D, I> {
     /// The folder's identity became known, and the peers do not know it yet.
     founded: bool,
     problems: BTreeMap<Option<RelPath>, String>,
+    /// Directories with entries that cannot be replicated under their names.
+    left_out: BTreeMap<Option<RelPath>, Problem>,
     unsettled: BTreeSet<RelPath>,
     pace: pacing::Pace,
     cutting: cutting::Cutting,
@@ -179,6 +181,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             fence_unsettled: true,
             founded: false,
             problems: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             pace: pacing::Pace::default(),
             cutting: cutting::Cutting::default(),
@@ -328,7 +331,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn problems(&self) -> Vec<Problem> {
         let problem =
             |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
-        self.problems.iter().map(problem).chain(self.misfits()).chain(self.failed_cuts()).collect()
+        let problems = self.problems.iter().map(problem).chain(self.left_out.values().cloned());
+        problems.chain(self.misfits()).chain(self.failed_cuts()).collect()
     }
 
     /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.
