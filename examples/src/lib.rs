@@ -16,6 +16,7 @@ pub mod notes;
 pub mod settings;
 pub mod sync_branches;
 pub mod sync_control;
+pub mod sync_cuts;
 pub mod sync_door;
 pub mod sync_import;
 pub mod sync_journal;

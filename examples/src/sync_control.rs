@@ -41,6 +41,8 @@ pub enum Request {
     Branch(BranchRequest),
     /// Take up what stands there now; answered by the barrier's token.
     Flush,
+    /// The same, and nothing has the folder open any more: what stands there now is consistent.
+    Seal,
     /// Tell when peers have everything written so far; answered by the barrier's token.
     Wait {
         /// Their device IDs; empty for all that the daemon was started with.
@@ -112,6 +114,7 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
             serde_json::to_value(share.journal.since(after, wait).await)?
         }
         Request::Flush => Value::from(folder.flush().await?.to_string()),
+        Request::Seal => Value::from(folder.seal().await?.to_string()),
         Request::Wait { peers, timeout_ms } => {
             let peers: Vec<DeviceId> = match peers.is_empty() {
                 true if share.served.peers.is_empty() => {

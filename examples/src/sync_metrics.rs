@@ -6,10 +6,12 @@
 //! | `syncfs_files`, `syncfs_bytes` | live files of a folder and their size |
 //! | `syncfs_sequence`, `syncfs_epoch` | local changes so far; highest lease number seen |
 //! | `syncfs_pending` | versions of peers that are decided on and not durable yet |
-//! | `syncfs_conflicts`, `syncfs_problems` | what a person should look at |
+//! | `syncfs_conflicts`, `syncfs_branches`, `syncfs_problems` | what a person should look at |
+//! | `syncfs_consistent` | 1 while what stands here is known to be consistent |
 //! | `syncfs_refused_total` | versions refused because of a stale epoch |
 //! | `syncfs_differing` | paths of which a peer has a version that a replica which only sends did not take |
-//! | `syncfs_paused` | 1 while a folder cannot work, or has no room for what peers have |
+//! | `syncfs_paused` | 1 while a folder cannot work |
+//! | `syncfs_receiving_paused` | 1 while it cannot, or has no room for what peers have |
 //! | `syncfs_held_deletions` | files that vanished at once and wait for a confirmation |
 //! | `syncfs_peer_connected`, `syncfs_peer_behind` | whether a session is open; changes that the peer lacks |
 //! | `syncfs_peer_left_files`, `syncfs_peer_left_bytes` | what is still to come from the peer |
@@ -75,7 +77,12 @@ fn text(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> St
     folder(&mut text, "syncfs_conflicts", "gauge", &|report| report.conflicts);
     folder(&mut text, "syncfs_problems", "gauge", &|report| report.problems.len() as u64);
     folder(&mut text, "syncfs_differing", "gauge", &|report| report.differing);
-    folder(&mut text, "syncfs_paused", "gauge", &|report| u64::from(report.paused.is_some()));
+    folder(&mut text, "syncfs_paused", "gauge", &|report| {
+        u64::from(report.paused.as_ref().is_some_and(|pause| !pause.only_receiving))
+    });
+    folder(&mut text, "syncfs_receiving_paused", "gauge", &|report| u64::from(report.paused.is_some()));
+    folder(&mut text, "syncfs_consistent", "gauge", &|report| u64::from(report.consistency.state == "known"));
+    folder(&mut text, "syncfs_branches", "gauge", &|report| report.branches);
     folder(&mut text, "syncfs_held_deletions", "gauge", &|report| report.held_deletions);
     folder(&mut text, "syncfs_refused_total", "counter", &|report| report.refused);
     let peer = |text: &mut String,

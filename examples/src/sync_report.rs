@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use syncfs::{Direction, Folder, Problem, Role, ScanReport, Version};
+use syncfs::{Consistency, Direction, Folder, Pause, Problem, Role, ScanReport, Version};
 
 use crate::daemon::Failure;
 use crate::sync_time;
@@ -23,8 +23,8 @@ pub struct SyncReport {
     pub files: u64,
     /// Their total size.
     pub bytes: u64,
-    /// Equal on two replicas exactly when their folders are equal.
-    pub digest: String,
+    /// Equal on two replicas exactly when their folders are equal; none while the folder is paused.
+    pub digest: Option<String>,
     /// The local sequence: grows with every change.
     pub sequence: u64,
     /// The highest fence epoch ever seen.
@@ -37,8 +37,10 @@ pub struct SyncReport {
     pub differing: u64,
     /// Files that vanished at once and are not taken as deleted before somebody confirms it.
     pub held_deletions: u64,
-    /// Why the replica cannot work for now, or cannot take anything from peers; none if it can.
-    pub paused: Option<String>,
+    /// What keeps the replica from working for now; none if nothing does.
+    pub paused: Option<PauseReport>,
+    /// Whether what stands here is a state that an application can start from.
+    pub consistency: ConsistencyReport,
     /// Versions of peers that are decided on and not yet durable here.
     pub pending: u64,
     /// Conflicts recorded so far.
@@ -51,6 +53,28 @@ pub struct SyncReport {
     pub peers: Vec<PeerReport>,
     /// What needs a person's attention.
     pub problems: Vec<String>,
+}
+
+/// A replica that waits until its disk or its index can be used again, and then goes on by itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PauseReport {
+    /// What is wrong.
+    pub why: String,
+    /// Since when, seconds since 1970.
+    pub since: i64,
+    /// Local changes still go out, only there is no room for what peers have.
+    pub only_receiving: bool,
+}
+
+/// Whether what stands here is known to be consistent.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ConsistencyReport {
+    /// `known`, `unknown`, or `incomplete` before anything complete came here.
+    pub state: String,
+    /// The first paths that changed since it was known.
+    pub loose: Vec<String>,
+    /// Whether there are more.
+    pub more: bool,
 }
 
 /// A peer as this replica knows it.
@@ -163,7 +187,12 @@ fn problem(problem: &Problem) -> String {
 
 /// Asks a folder for its state.
 pub async fn status(folder: &Folder) -> Result<SyncReport, Failure> {
-    let digest = folder.digest().await?.to_string();
+    let digest = match folder.digest().await {
+        Ok(digest) => Some(digest.to_string()),
+        // The pause is what a person wants to know then.
+        Err(_) if folder.status().pause.is_some() => None,
+        Err(error) => return Err(error.into()),
+    };
     Ok(SyncReport { digest, ..brief(folder) })
 }
 
@@ -197,13 +226,14 @@ pub fn brief(folder: &Folder) -> SyncReport {
         folder: status.folder.map(|folder| folder.to_string()),
         files: status.files,
         bytes: status.bytes,
-        digest: String::new(),
+        digest: None,
         sequence: status.sequence,
         epoch: status.epoch,
         role: role.to_owned(),
         direction: direction.to_owned(),
         differing: status.differing,
-        paused: status.pause.as_ref().map(|pause| pause.why.clone()),
+        paused: status.pause.as_ref().map(PauseReport::from),
+        consistency: ConsistencyReport::from(&status.consistency),
         held_deletions: status.held_deletions,
         pending: status.pending,
         conflicts: status.conflicts,
@@ -211,6 +241,26 @@ pub fn brief(folder: &Folder) -> SyncReport {
         refused: status.refused,
         peers: peers.collect(),
         problems: problems.collect(),
+    }
+}
+
+impl From<&Pause> for PauseReport {
+    fn from(pause: &Pause) -> Self {
+        let (why, since) = (pause.why.clone(), pause.since_ns / 1_000_000_000);
+        Self { why, since, only_receiving: pause.only_receiving }
+    }
+}
+
+impl From<&Consistency> for ConsistencyReport {
+    fn from(consistency: &Consistency) -> Self {
+        let (state, loose, more) = match consistency {
+            Consistency::Known => ("known", Vec::new(), false),
+            Consistency::Unknown { paths, more } => {
+                ("unknown", paths.iter().map(ToString::to_string).collect(), *more)
+            }
+            _ => ("incomplete", Vec::new(), false),
+        };
+        Self { state: state.to_owned(), loose, more }
     }
 }
 
@@ -233,7 +283,9 @@ impl fmt::Display for SyncReport {
             writeln!(f, "label      {label}")?;
         }
         writeln!(f, "holds      {} files, {} bytes", self.files, self.bytes)?;
-        writeln!(f, "digest     {}", self.digest)?;
+        if let Some(digest) = &self.digest {
+            writeln!(f, "digest     {digest}")?;
+        }
         writeln!(f, "role       {} (epoch {})", self.role, self.epoch)?;
         match (self.direction.as_str(), self.differing) {
             ("send", 0) => writeln!(f, "direction  send: nothing differs at the peers")?,
@@ -245,42 +297,48 @@ impl fmt::Display for SyncReport {
             }
             (direction, _) => writeln!(f, "direction  {direction}")?,
         }
-        if let Some(why) = &self.paused {
-            writeln!(f, "PAUSED     {why}")?;
+        writeln!(f, "consistent {}", self.consistency)?;
+        if let Some(pause) = &self.paused {
+            writeln!(f, "PAUSED     {pause}")?;
         }
         writeln!(f, "pending    {}", self.pending)?;
-        writeln!(f, "conflicts  {}", self.conflicts)?;
+        match self.conflicts {
+            0 => writeln!(f, "conflicts  0")?,
+            count => writeln!(f, "conflicts  {count} (see `syncd conflicts`)")?,
+        }
         if self.branches > 0 {
             writeln!(f, "branches   {} (see `syncd branch list`)", self.branches)?;
         }
-        if !self.peers.is_empty() {
-            let mut table = Table::new(&["PEER", "CONNECTED", "LACKS", "TO COME", "LEFT", "IN", "OUT"]);
-            for peer in &self.peers {
-                let connected = if peer.connected { "yes" } else { "no" };
-                table.row([
-                    peer.name.clone().unwrap_or_else(|| peer.device.clone()),
-                    connected.to_owned(),
-                    if peer.behind == 0 { String::new() } else { format!("{} changes", peer.behind) },
-                    peer.to_come(),
-                    peer.seconds_left
-                        .map(|left| sync_time::span(Duration::from_secs(left)))
-                        .unwrap_or_default(),
-                    rate(peer.received_bytes_per_second),
-                    rate(peer.sent_bytes_per_second),
-                ]);
-            }
-            write!(f, "\n{table}")?;
-            for peer in &self.peers {
-                if let Some(trouble) = &peer.trouble {
-                    writeln!(
-                        f,
-                        "not connected to {}: {trouble}",
-                        peer.name.as_ref().unwrap_or(&peer.device)
-                    )?;
-                }
+        self.peers(f)?;
+        self.problems.iter().try_for_each(|problem| writeln!(f, "problem: {problem}"))
+    }
+}
+
+impl SyncReport {
+    fn peers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.peers.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(&["PEER", "CONNECTED", "LACKS", "TO COME", "LEFT", "IN", "OUT"]);
+        for peer in &self.peers {
+            let connected = if peer.connected { "yes" } else { "no" };
+            table.row([
+                peer.name.clone().unwrap_or_else(|| peer.device.clone()),
+                connected.to_owned(),
+                if peer.behind == 0 { String::new() } else { format!("{} changes", peer.behind) },
+                peer.to_come(),
+                peer.seconds_left.map(|left| sync_time::span(Duration::from_secs(left))).unwrap_or_default(),
+                rate(peer.received_bytes_per_second),
+                rate(peer.sent_bytes_per_second),
+            ]);
+        }
+        write!(f, "\n{table}")?;
+        for peer in &self.peers {
+            if let Some(trouble) = &peer.trouble {
+                writeln!(f, "not connected to {}: {trouble}", peer.name.as_ref().unwrap_or(&peer.device))?;
             }
         }
-        self.problems.iter().try_for_each(|problem| writeln!(f, "problem: {problem}"))
+        Ok(())
     }
 }
 
@@ -289,6 +347,31 @@ impl PeerReport {
         match (self.left_files, self.left_bytes) {
             (0, 0) => String::new(),
             (files, bytes) => format!("{files} files, {}", size(bytes)),
+        }
+    }
+}
+
+impl fmt::Display for PauseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.only_receiving { "nothing is fetched from peers" } else { "nothing is done" };
+        let since = sync_time::shown(self.since.saturating_mul(1_000_000_000));
+        write!(f, "{what} since {since} (UTC): {}", self.why)
+    }
+}
+
+impl fmt::Display for ConsistencyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state.as_str() {
+            "known" => f.write_str("yes"),
+            "incomplete" => f.write_str("not yet: nothing complete came here so far"),
+            _ => {
+                let more = if self.more { " and more" } else { "" };
+                let what = match self.loose.join(", ") {
+                    nothing if nothing.is_empty() => "files".to_owned(),
+                    named => named + more,
+                };
+                write!(f, "not known: {what} may be in use; `syncd seal` says that nothing is")
+            }
         }
     }
 }

@@ -11,11 +11,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use syncfs::greeting::Label;
-use syncfs::{Config, DeviceId, Direction, FolderId, History, MinFree};
+use syncfs::{Config, CutRule, DeviceId, Direction, FolderId, History, MinFree};
 
 use crate::daemon::{self, Failure};
 use crate::host_port::{HostPort, PeerAddress};
 use crate::settings;
+use crate::sync_cuts;
 
 /// The most folders and the most peers of one daemon.
 pub const TABLES_MAX: usize = 256;
@@ -97,6 +98,8 @@ struct FolderTable {
     #[serde(deserialize_with = "from_share")]
     min_free: Option<MinFree>,
     state: Option<PathBuf>,
+    #[serde(deserialize_with = "sync_cuts::from_tables")]
+    cut: Vec<CutRule>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -367,6 +370,7 @@ impl FolderTable {
         };
         config.min_free = self.min_free.unwrap_or(config.min_free);
         config.state = self.state;
+        config.cuts = self.cut;
         Ok(config)
     }
 }
@@ -410,6 +414,7 @@ mod tests {
             (MinFree::Bytes(2 << 30), MinFree::Percent(1.0))
         );
         assert_eq!((notes.config.ignore.len(), notes.config.direction), (2, Direction::Both));
+        assert_eq!((notes.config.cuts.len(), media.config.cuts.len()), (3, 0));
         assert_eq!((media.config.history, media.config.direction), (History::Off, Direction::Receive));
         assert_eq!(media.config.rescan, Duration::from_secs(5));
     }

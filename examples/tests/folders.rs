@@ -3,94 +3,16 @@
 
 mod support;
 
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
-use support::replica::own_address;
+use support::device::{Device, scrape};
 use support::{Daemon, command, expect_failure, expect_status, run, until};
-
-/// A device with some folders, and the file with its settings.
-struct Device {
-    home: tempfile::TempDir,
-    name: &'static str,
-    id: String,
-    at: String,
-}
-
-impl Device {
-    fn new(name: &'static str, folders: &[&str]) -> Device {
-        let home = tempfile::tempdir().unwrap();
-        folders.iter().for_each(|folder| fs::create_dir(home.path().join(folder)).unwrap());
-        let device = Device { home, name, id: String::new(), at: own_address().to_string() };
-        device.configure(&[], &folders.iter().map(|folder| (*folder, "")).collect::<Vec<_>>());
-        let id = expect_status(&run("syncd", &["init", "--config", &device.path("syncd.toml")]), 0);
-        Device { id: id.trim().to_owned(), ..device }
-    }
-
-    /// Writes its settings: peers, and folders with further keys of theirs.
-    fn configure(&self, peers: &[&Device], folders: &[(&str, &str)]) {
-        let key = self.path("key");
-        let mut text = format!("listen = {:?}\nkey = {key:?}\nmetrics = \"127.0.0.1:0\"\n", self.at);
-        for Device { name, id, at, .. } in peers {
-            let _ = writeln!(text, "[[peer]]\nid = {id:?}\nname = {name:?}\naddresses = [{at:?}]");
-        }
-        for (folder, keys) in folders {
-            let path = self.path(folder);
-            let _ = writeln!(text, "[[folder]]\npath = {path:?}\nlabel = {folder:?}\n{keys}");
-        }
-        fs::write(self.path("syncd.toml"), text).unwrap();
-    }
-
-    fn serve(&self) -> Daemon {
-        Daemon::start(command("syncd", &["-v", "serve", "--config", &self.path("syncd.toml")]))
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.home.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        let fresh = tempfile::NamedTempFile::new_in(self.home.path()).unwrap();
-        fs::write(fresh.path(), content).unwrap();
-        fresh.persist(self.path(name)).unwrap();
-    }
-
-    fn read(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.path(name)).ok()
-    }
-
-    /// What a command about one of its folders, or a path in it, prints.
-    #[track_caller]
-    fn ask(&self, verb: &str, name: &str, more: &[&str]) -> String {
-        expect_status(&run("syncd", &[&[verb, &self.path(name)], more].concat()), 0)
-    }
-
-    #[track_caller]
-    fn json(&self, verb: &str, name: &str, more: &[&str]) -> Value {
-        serde_json::from_str(&self.ask(verb, name, &[more, &["--json"]].concat())).unwrap()
-    }
-
-    #[track_caller]
-    fn wait(&self, folder: &str) {
-        self.ask("wait", folder, &["--peers", "all", "--timeout", "60s"]);
-    }
-}
-
-/// The metrics of a daemon.
-fn scrape(daemon: &Daemon) -> String {
-    let mut stream = TcpStream::connect(daemon.fact("metrics")).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
 
 #[test]
 fn three_daemons_with_two_folders_each_go_on_after_a_kill() {
@@ -117,13 +39,16 @@ fn three_daemons_with_two_folders_each_go_on_after_a_kill() {
     events.kill().unwrap();
     events.wait().unwrap();
 
-    let metrics = scrape(&daemons[0]);
     let folder = a.path("notes");
-    assert!(metrics.contains(&format!("syncfs_files{{folder=\"{folder}\"}} 2")), "{metrics}");
-    assert!(
-        metrics.contains(&format!("syncfs_peer_connected{{folder=\"{folder}\",peer=\"c\"}} 1")),
-        "{metrics}"
-    );
+    let [files, peer] = [
+        format!("syncfs_files{{folder=\"{folder}\"}} 2\n"),
+        format!("syncfs_peer_connected{{folder=\"{folder}\",peer=\"c\"}} 1\n"),
+    ];
+    // Of two streams that cross, one ends and the other stays.
+    until("the metrics", || {
+        let metrics = scrape(&daemons[0]);
+        (metrics.contains(&files) && metrics.contains(&peer)).then_some(())
+    });
 
     // What a receiver writes is undone and reaches nobody.
     c.write("media/mine", "only here");

@@ -194,7 +194,7 @@ pub fn message_seeds() -> Vec<Seed> {
     endless[count..count + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut groups = Groups::default();
     let paths = ["repo", "app.db"].map(|name| RelPath::new(name).expect("a valid path"));
-    for group in Group::new(paths.into()) {
+    if let Some(group) = Group::new(paths.into()) {
         groups.add(group);
     }
     let token = Token { folder: FolderId::from_bytes([2; 16]), device, index, sequence: 12 };

@@ -132,29 +132,8 @@ impl World {
                 self.now_ms += u64::from(input.u16());
                 self.handle(Event::Tick);
             }
-            14 => {
-                let moved = Moved {
-                    from: path(input.byte()),
-                    to: path(input.byte()),
-                    count: u32::from(input.byte() % 4) + 1,
-                    first: self.sequence + 1 + u64::from(input.byte() % 2),
-                    epoch: u64::from(input.byte() % 3),
-                    digest: ContentHash::from_bytes([input.byte(); 32]),
-                };
-                self.sequence = self.sequence.max(moved.last());
-                self.say(Message::Moved { round: self.round, moved });
-            }
-            15 => {
-                let edited = Edited {
-                    sequence: self.sequence + 1,
-                    record: self.record(input),
-                    basis: ContentHash::from_bytes([input.byte(); 32]),
-                    first: u32::from(input.byte() % 3),
-                    last: u32::from(input.byte() % 3),
-                };
-                self.sequence += 1;
-                self.say(Message::Edited { round: self.round, edited });
-            }
+            14 => self.moved(input),
+            15 => self.edited(input),
             16 => {
                 let mut groups = Groups::default();
                 let paths = (0..1 + input.byte() % 3).map(|_| path(input.byte())).collect();
@@ -163,6 +142,31 @@ impl World {
             }
             _ => self.settle(),
         }
+    }
+
+    fn moved(&mut self, input: &mut Input<'_>) {
+        let moved = Moved {
+            from: path(input.byte()),
+            to: path(input.byte()),
+            count: u32::from(input.byte() % 4) + 1,
+            first: self.sequence + 1 + u64::from(input.byte() % 2),
+            epoch: u64::from(input.byte() % 3),
+            digest: ContentHash::from_bytes([input.byte(); 32]),
+        };
+        self.sequence = self.sequence.max(moved.last());
+        self.say(Message::Moved { round: self.round, moved });
+    }
+
+    fn edited(&mut self, input: &mut Input<'_>) {
+        let edited = Edited {
+            sequence: self.sequence + 1,
+            record: self.record(input),
+            basis: ContentHash::from_bytes([input.byte(); 32]),
+            first: u32::from(input.byte() % 3),
+            last: u32::from(input.byte() % 3),
+        };
+        self.sequence += 1;
+        self.say(Message::Edited { round: self.round, edited });
     }
 
     fn open(&mut self) {

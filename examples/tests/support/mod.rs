@@ -2,6 +2,7 @@
 //! deadline.
 #![allow(dead_code)]
 
+pub(crate) mod device;
 pub(crate) mod engine;
 pub(crate) mod netns;
 pub(crate) mod replica;

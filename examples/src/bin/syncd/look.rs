@@ -1,12 +1,12 @@
-//! Commands that make a daemon look at its folder, and say what it finds: `scan`, `confirm-deletions`, `flush`, `digest`,
-//! `differing` and `override`.
+//! Commands that make a daemon look at its folder, and say what it finds: `scan`, `confirm-deletions`, `flush`, `seal`,
+//! `digest`, `differing` and `override`.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hybrid_examples::daemon::{self, Failure};
 use hybrid_examples::sync_control::{self, ASK_LIMIT, Request, SCAN_LIMIT};
-use hybrid_examples::sync_report::FoundReport;
+use hybrid_examples::sync_report::{FoundReport, SyncReport};
 use serde_json::json;
 
 #[derive(Args)]
@@ -41,8 +41,16 @@ pub async fn flush(Options { dir, json }: Options) -> Result<(), Failure> {
     say(json, "token", &token)
 }
 
+pub async fn seal(Options { dir, json }: Options) -> Result<(), Failure> {
+    let token: String = sync_control::ask(&dir, &Request::Seal, SCAN_LIMIT).await?;
+    say(json, "token", &token)
+}
+
 pub async fn digest(Options { dir, json }: Options) -> Result<(), Failure> {
-    say(json, "digest", &sync_control::status(&dir).await?.digest)
+    let SyncReport { digest, paused, .. } = sync_control::status(&dir).await?;
+    let why =
+        || Failure::new(paused.map_or_else(String::new, |pause| format!("the folder is paused: {pause}")));
+    say(json, "digest", &digest.ok_or_else(why)?)
 }
 
 pub async fn differing(Options { dir, json }: Options) -> Result<(), Failure> {

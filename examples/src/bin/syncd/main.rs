@@ -57,6 +57,9 @@ enum Command {
     Wait(wait::Options),
     /// Take up what stands in a directory now, and print the barrier's token
     Flush(look::Options),
+    /// The same, and say that nothing has the directory open any more: what stands there now is consistent, and so it is on
+    /// every peer that has it
+    Seal(look::Options),
     /// Look through a whole directory now
     Scan(look::Options),
     /// Say that the files which vanished at once were meant to be deleted
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
             Command::Status(options) => status::run(options).await,
             Command::Wait(options) => wait::run(options).await,
             Command::Flush(options) => look::flush(options).await,
+            Command::Seal(options) => look::seal(options).await,
             Command::Scan(options) => look::scan(options).await,
             Command::ConfirmDeletions(options) => look::confirm_deletions(options).await,
             Command::Digest(options) => look::digest(options).await,
