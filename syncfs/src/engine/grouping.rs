@@ -122,14 +122,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let untouched = stands == entry.as_ref().and_then(|entry| entry.seen);
         if let (false, Some(stat)) = (untouched, stands) {
-            let names = self.other_names(&path, &stat)?;
-            return match self.read_kind(&path, &stat, entry.as_ref(), &names)? {
-                Some((kind, seen)) if kind.clone().linked(None) == record.kind.clone().linked(None) => {
-                    self.put(record, Some(seen))?;
-                    Ok(true)
-                }
-                _ => Ok(false),
-            };
+            let Some(seen) = self.stands(&record, &stat)? else { return Ok(false) };
+            self.put(record, Some(seen))?;
+            return Ok(true);
         }
         if !self.stage_holds(&record, entry.as_ref())? && self.other_name(&record)?.is_none() {
             return Ok(false);

@@ -240,6 +240,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         {
             return Ok(Observed::Same);
         }
+        if self.arrived(path, entry.as_ref(), &stat)? {
+            return Ok(Observed::Changed);
+        }
         if self.waits_for_cut(path) {
             return Ok(Observed::Unclear);
         }
@@ -263,11 +266,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
     ) -> Result<Observed, StoreError> {
         if entry.as_ref().is_none_or(|entry| entry.record.kind != kind) {
             self.look_at_others(path, &stat)?;
-        }
-        if let Some(record) = self.arrived(path, entry.as_ref(), &kind) {
-            self.event(Event::Applied(path.clone()));
-            self.put(record, Some(stat))?;
-            return Ok(Observed::Changed);
         }
         match entry {
             Some(mut entry) if entry.record.kind == kind => {

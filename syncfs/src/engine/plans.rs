@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, FileKind, Stat};
 use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, reconcile};
 use crate::record::{Kind, Record};
+use crate::status::Event;
 
 use super::Engine;
 
@@ -75,13 +76,50 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    /// The version that stands there because the life before put it there, if it did.
-    pub(super) fn arrived(&self, path: &RelPath, entry: Option<&Entry>, kind: &Kind) -> Option<Record> {
+    /// Takes up the version that stands there because the life before put it there, if it did.
+    pub(super) fn arrived(
+        &mut self,
+        path: &RelPath,
+        entry: Option<&Entry>,
+        stat: &Stat,
+    ) -> Result<bool, StoreError> {
+        let Some(record) = self.plans.left.get(path).cloned() else { return Ok(false) };
+        let newer = matches!(reconcile(entry.map(|entry| &entry.record), &record), Decision::Take);
+        if !newer || entry.is_some_and(|entry| entry.stale) || !self.meta.fences.admit(&record) {
+            return Ok(false);
+        }
+        let seen = match &record.kind {
+            // It may have been made, and not been given its attributes any more.
+            Kind::Dir { attributes } if stat.kind == FileKind::Dir => {
+                match self.disk.make_dir(path, attributes) {
+                    Err(error) if error.is_final() => return Err(error.into()),
+                    made => made.ok(),
+                }
+            }
+            _ => self.stands(&record, stat)?,
+        };
+        let Some(seen) = seen else { return Ok(false) };
+        self.event(Event::Applied(path.clone()));
+        self.put(record, Some(seen))?;
+        Ok(true)
+    }
+
+    /// The fingerprint of what stands there, if that is this version, as far as it can be applied here.
+    pub(super) fn stands(&mut self, record: &Record, stat: &Stat) -> Result<Option<Stat>, StoreError> {
+        let (sequence, seen, stale) = (0, None, false);
+        let entry = Entry { record: record.clone(), sequence, seen, stale };
+        let (mut kind, seen) = match self.read_kind(&record.path, stat, Some(&entry), &[]) {
+            Ok(Some(read)) => read,
+            Err(error) if error.is_final() => return Err(error.into()),
+            Ok(None) | Err(_) => return Ok(None),
+        };
+        if let (Kind::File { attributes, .. }, Some(given)) = (&mut kind, record.kind.attributes())
+            && !self.disk.is_root()
+            && attributes.mode == given.mode & 0o1777
+        {
+            attributes.mode = given.mode;
+        }
         // What could not be linked has no label by which it could be known.
-        let alone = kind.clone().linked(None);
-        let record = self.plans.left.get(path).filter(|record| record.kind.clone().linked(None) == alone)?;
-        let newer = matches!(reconcile(entry.map(|entry| &entry.record), record), Decision::Take);
-        let fits = newer && entry.is_none_or(|entry| !entry.stale) && self.meta.fences.admit(record);
-        fits.then(|| record.clone())
+        Ok((kind.linked(None) == record.kind.clone().linked(None)).then_some(seen))
     }
 }
