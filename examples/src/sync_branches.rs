@@ -175,10 +175,7 @@ pub async fn ask<T: serde::de::DeserializeOwned>(dir: &Path, request: BranchRequ
     let asked = control::ask(&path(dir), &Request::Branch(request.clone()), ASK_LIMIT).await;
     match (asked, request) {
         (Err(ControlError::NotRunning(_)), BranchRequest::Restore { .. } | BranchRequest::Resolve { .. }) => {
-            let dir = dir.display();
-            Err(Failure::new(format!(
-                "nobody serves {dir}: start `syncd serve {dir}`, which knows its history"
-            )))
+            Err(sync_control::nobody_serves(dir))
         }
         (Err(ControlError::NotRunning(_)), request) => {
             let folder = sync_control::open(dir).await?;

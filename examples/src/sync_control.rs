@@ -220,15 +220,22 @@ pub async fn conflicts(dir: &Path) -> Result<Vec<ConflictReport>, Failure> {
     }
 }
 
+/// What helps whoever asks a daemon that is not there.
+pub fn nobody_serves(dir: &Path) -> Failure {
+    let is_replica = dir.join(".syncfs").is_dir();
+    let dir = dir.display();
+    Failure::new(match is_replica {
+        true => format!(
+            "nobody serves {dir}: start `syncd serve {dir} --listen ADDR --peer ID@HOST:PORT`, or `syncd serve --config FILE`"
+        ),
+        false => format!("{dir} is no replica: name the directory that `syncd init` made one"),
+    })
+}
+
 /// Asks the daemon that serves the replica in `dir`; `limit` bounds the whole exchange.
 pub async fn ask<A: DeserializeOwned>(dir: &Path, request: &Request, limit: Duration) -> Result<A, Failure> {
     match control::ask(&path(dir), request, limit).await {
-        Err(ControlError::NotRunning(_)) => {
-            let dir = dir.display();
-            Err(Failure::new(format!(
-                "nobody serves {dir}: start `syncd serve {dir}`, or the daemon of its config file"
-            )))
-        }
+        Err(ControlError::NotRunning(_)) => Err(nobody_serves(dir)),
         asked => Ok(asked?),
     }
 }

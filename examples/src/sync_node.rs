@@ -276,6 +276,10 @@ impl Node {
                 );
                 self.trouble(pair, "wrong-folder", format!("{apart}; {help}"));
             }
+            // Saying why it ends a session is no offence.
+            Err(SyncError::Protocol(bye @ Violation::Bye(_))) => {
+                self.trouble(pair, "session", bye.to_string());
+            }
             Err(error) => self.trouble(pair, "session", error.to_string()),
         }
     }

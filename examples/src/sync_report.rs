@@ -325,7 +325,11 @@ impl SyncReport {
             table.row([
                 peer.name.clone().unwrap_or_else(|| peer.device.clone()),
                 connected.to_owned(),
-                if peer.behind == 0 { String::new() } else { format!("{} changes", peer.behind) },
+                match peer.behind {
+                    0 => String::new(),
+                    1 => "1 change".to_owned(),
+                    count => format!("{count} changes"),
+                },
                 peer.to_come(),
                 peer.seconds_left.map(|left| sync_time::span(Duration::from_secs(left))).unwrap_or_default(),
                 rate(peer.received_bytes_per_second),

@@ -40,6 +40,12 @@ pub async fn run(Options { dir, key, config, folder }: Options) -> Result<(), Fa
         served.config.folder = Some(folder);
     }
     let device = sync_node::init(&settings).await?;
+    if let Some(file) = &settings.file {
+        // Who asks before the first start finds a state directory that is elsewhere.
+        for served in &settings.folders {
+            sync_control::leave_word(&served.config.root, Some(file))?;
+        }
+    }
     daemon::print(&format!("{device}\n"))
 }
 
