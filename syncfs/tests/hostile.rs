@@ -273,3 +273,44 @@ async fn a_chunk_that_the_peer_could_not_read_is_asked_for_again() {
     }
     assert_eq!(fs::read_to_string(dir.path().join("late")).unwrap(), "there after all");
 }
+
+/// Devices that do not exist.
+fn crowd(first: u8, count: u8) -> VersionVector {
+    (first..first + count).map(|id| (DeviceId::from_bytes([id; 32]), 1)).collect()
+}
+
+#[tokio::test]
+async fn more_devices_than_an_index_can_name_are_refused_and_it_stays_readable() {
+    let (dir, folder) = victim().await;
+    let (mut attack, round) = Attack::greeted(&folder).await;
+    let knows = |through, knowledge| Message::Records {
+        round,
+        records: Vec::new(),
+        through,
+        knowledge,
+        mark: Mark::default(),
+        complete: true,
+    };
+    attack.send(&knows(1, crowd(1, 30))).await;
+    while !matches!(attack.receive().await, Message::Ack { durable: 1, .. }) {}
+    attack.send(&knows(2, crowd(100, 40))).await;
+    assert!(matches!(attack.verdict().await, Violation::Excess(_)));
+    // A path that so many are said to have written at once with this replica is not taken, either.
+    let (mut attack, round) = Attack::greeted(&folder).await;
+    let mut message = offer(round, "precious", b"mine");
+    if let Message::Records { records, through, .. } = &mut message {
+        (*through, records[0].sequence) = (3, 3);
+        records[0].record.version = crowd(1, 64);
+        records[0].record.by = DeviceId::from_bytes([1; 32]);
+    }
+    attack.send(&message).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !folder.status().problems.iter().any(|problem| problem.what.contains("64 devices")) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", folder.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(attack);
+    folder.close().await;
+    let folder = Folder::open(Config::new(dir.path())).await.unwrap();
+    still_works(&dir, &folder).await;
+}

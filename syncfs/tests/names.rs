@@ -56,7 +56,7 @@ fn odd_names() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn names_of_any_bytes_arrive() {
+async fn names_of_any_bytes_arrive_change_and_go() {
     let pair = Pair::new().await;
     let at = |side: usize, name: &[u8]| pair.dirs[side].path().join(OsStr::from_bytes(name));
     for name in odd_names() {
@@ -67,7 +67,16 @@ async fn names_of_any_bytes_arrive() {
     for name in odd_names() {
         let read = fs::read(at(1, &name));
         assert!(read.is_ok_and(|read| read == name), "{:?}", String::from_utf8_lossy(&name));
+        fs::rename(at(1, &name), at(1, &[&name[..name.len().min(250)], b".dir/in"].concat())).unwrap();
     }
+    pair.settle().await;
+    for name in odd_names() {
+        let moved = [&name[..name.len().min(250)], b".dir/in"].concat();
+        assert_eq!(fs::read(at(0, &moved)).unwrap(), name);
+        fs::remove_dir_all(at(0, &moved).parent().unwrap()).unwrap();
+    }
+    pair.settle().await;
+    assert_eq!(fs::read_dir(pair.dirs[1].path()).unwrap().count(), 1, "only the state directory is left");
 }
 
 #[tokio::test]

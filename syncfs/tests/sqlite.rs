@@ -376,3 +376,21 @@ async fn a_database_under_constant_writes_is_cut_at_once_and_then_once_a_second(
     }
     assert!((1..=3).contains(&cuts), "{cuts} cuts");
 }
+
+#[tokio::test]
+async fn a_flush_has_what_was_written_right_after_a_cut_even_if_it_can_only_be_read_later() {
+    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = Folder::create(Config::new(left.path())).await.unwrap();
+    let b = Folder::create(Config::new(right.path())).await.unwrap();
+    connect(&a, &b).await;
+    let mut writer = prepare(&left.path().join("app.db"), "DELETE");
+    for mode in ["DELETE", "MEMORY"] {
+        // Without a journal on the disk, a database is read once it was left alone for half a second.
+        writer.pragma_update(None, "journal_mode", mode).unwrap();
+        let n = inspect(&left.path().join("app.db")) + 1;
+        commit(&mut writer, n).unwrap();
+        let token = a.flush().await.unwrap();
+        a.wait(&token, &[b.device()], LONG).await.unwrap();
+        assert_eq!(inspect(&right.path().join("app.db")), n, "{mode}");
+    }
+}

@@ -7,11 +7,11 @@
 //! when the peer has told everything.
 
 use crate::disk::{Disk, DiskError, FileKind, Keep, Stat};
-use crate::error::StoreError;
+use crate::error::{StoreError, Unfit};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, conflict_path, reconcile};
-use crate::record::{Attributes, Kind, Record, VersionVector};
+use crate::record::{Attributes, Kind, Record, VECTOR_DEVICES_MAX, VersionVector};
 use crate::status::Event;
 
 use super::exchange::Session;
@@ -197,7 +197,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(Outcome::Again);
         }
         let ours = entry.clone().filter(|entry| !entry.stale);
-        match reconcile(ours.as_ref().map(|entry| &entry.record), &record) {
+        let decision = reconcile(ours.as_ref().map(|entry| &entry.record), &record);
+        if let Decision::Merge { version, .. } | Decision::Conflict { version, .. } = &decision {
+            // The resolution of a conflict is a write of this replica's own.
+            let own = usize::from(version.counter(&self.meta.device) == 0);
+            if version.len() + own > VECTOR_DEVICES_MAX {
+                return Ok(Outcome::Stuck(Unfit::TooManyDevices.to_string()));
+            }
+        }
+        match decision {
             Decision::Keep => {
                 let version = ours.map(|entry| entry.record.version).unwrap_or_default();
                 self.agree_on(&path, &version)?;
@@ -372,7 +380,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         expect.map_or(Ok(()), |expect| self.disk.remove(path, expect))
     }
 
-    fn place_dir(
+    pub(super) fn place_dir(
         &mut self,
         path: &RelPath,
         attributes: &Attributes,
@@ -385,7 +393,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.disk.make_dir(path, attributes)
     }
 
-    fn place_file(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
+    pub(super) fn place_file(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
         let dir = expect.filter(|stat| stat.kind == FileKind::Dir);
         dir.map_or(Ok(()), |dir| self.disk.remove(path, dir))?;
         let expect = expect.filter(|_| dir.is_none());
@@ -447,33 +455,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.disk.publish(&path, &copy, None)?;
             self.record_copy(copy, theirs)?;
         }
-        Ok(Outcome::Done)
-    }
-
-    /// Puts a replicated version back where an edit of a follower, or nothing, stands.
-    fn restore_one(&mut self, key: &Key, record: Record) -> Result<Outcome, StoreError> {
-        let Some(mut entry) = self.index.entry(&key.0)? else { return Ok(Outcome::Done) };
-        if entry.record != record || entry.seen.is_some() {
-            return Ok(Outcome::Done);
-        }
-        let expect = self.stat(&key.0)?;
-        if expect != self.over(key) {
-            // What stands there now is set aside in its turn, and this restore begins again.
-            self.pending.remove(key);
-            self.observe_now(&key.0)?;
-            return Ok(Outcome::Again);
-        }
-        let placed = match &record.kind {
-            Kind::Deleted => return Ok(Outcome::Done),
-            Kind::Dir { attributes } => self.place_dir(&key.0, attributes, expect.as_ref())?,
-            Kind::File { .. } | Kind::Symlink { .. } => match self.link(&record, expect.as_ref())? {
-                Some(seen) => seen,
-                None => self.place_file(&key.0, expect.as_ref())?,
-            },
-        };
-        // Under a new sequence, so that a peer which was told "gone" hears of it again.
-        entry.seen = Some(placed);
-        self.put(entry.record, entry.seen)?;
         Ok(Outcome::Done)
     }
 }

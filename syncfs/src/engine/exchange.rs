@@ -19,7 +19,7 @@ use crate::disk::Disk;
 use crate::error::{StoreError, Violation};
 use crate::index::Index;
 use crate::path::RelPath;
-use crate::record::VersionVector;
+use crate::record::{VECTOR_DEVICES_MAX, VersionVector};
 use crate::status::{Event, Summary, Transfer};
 use crate::wire::{Message, Numbered, RECORDS_MAX, Want};
 
@@ -376,16 +376,26 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if durable == session.inn.durable && complete.is_none() || session.ended.is_some() {
                 continue;
             }
+            let knowledge = complete.as_ref().map(|(through, knowledge, _)| {
+                let mut all = self.meta.knowledge.merged(knowledge);
+                all.raise(peer, *through);
+                all
+            });
+            // This replica's own place in it is needed, too.
+            let own = |all: &VersionVector| usize::from(all.counter(&self.meta.device) == 0);
+            if knowledge.as_ref().is_some_and(|all| all.len() + own(all) > VECTOR_DEVICES_MAX) {
+                session.fail(Violation::Excess("devices that are said to have written in the folder"));
+                continue;
+            }
             session.inn.durable = durable;
             let mut state = self.index.peer(&peer)?;
             (state.theirs, state.have) = (Some(index), durable);
             self.index.put_peer(&peer, &state)?;
             self.uncommitted = true;
-            if let Some((through, knowledge, mark)) = complete {
-                session.inn.knowledge = session.inn.knowledge.merged(&knowledge);
+            if let (Some((_, theirs, mark)), Some(knowledge)) = (complete, knowledge) {
+                session.inn.knowledge = session.inn.knowledge.merged(&theirs);
                 self.meta.cuts.mark.complete(&mark);
-                self.meta.knowledge = self.meta.knowledge.merged(&knowledge);
-                self.meta.knowledge.raise(peer, through);
+                self.meta.knowledge = knowledge;
                 self.drop_stale()?;
             }
         }

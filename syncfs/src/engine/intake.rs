@@ -54,15 +54,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(report)
     }
 
-    /// Takes up what changed at or below these paths, without committing. Other ignore rules are about everything.
-    pub(super) fn touched(&mut self, paths: Vec<RelPath>) -> Result<(), StoreError> {
+    /// Takes up what changed at or below these paths, without committing; with `paced`, databases no more often than they
+    /// are cut. Other ignore rules are about everything.
+    pub(super) fn touched(&mut self, paths: Vec<RelPath>, paced: bool) -> Result<(), StoreError> {
         self.disk.check_root()?;
         if paths.contains(&ignore_file()) && self.load_rules()? {
             return self.scan().map(drop);
         }
         let (mut present, mut gone) = (Vec::new(), Vec::new());
         for path in self.take_up_moves(paths)? {
-            if !self.waits_for_cut(&path) && !self.put_off(&path)? {
+            if !(self.waits_for_cut(&path) || paced && self.put_off(&path)?) {
                 self.scan_path(&path, &mut present, &mut gone)?;
             }
         }
@@ -72,7 +73,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.believes(&gone, &found)? {
             self.take_up_gone(gone, &mut ScanReport::default())?;
         }
-        self.cut_changed(true)?;
+        self.cut_changed(paced)?;
         self.look_at_names()
     }
 

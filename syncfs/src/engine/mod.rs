@@ -110,6 +110,8 @@ pub enum Input {
     },
     /// Something at or below these paths may have changed.
     Touched(Vec<RelPath>),
+    /// The same, for a flush: nothing is put off, however often a database was cut lately.
+    Awaited(Vec<RelPath>),
     /// Attributes of these directories may have changed, and nothing below them.
     Adjusted(Vec<RelPath>),
     /// Time passed.
@@ -212,7 +214,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Input::Received { session, message } => self.received(session, message)?,
             Input::Heard { session } => self.heard(session),
             Input::Closed { session } => self.close(session),
-            Input::Touched(paths) => self.touched(paths)?,
+            Input::Touched(paths) => self.touched(paths, true)?,
+            Input::Awaited(paths) => self.touched(paths, false)?,
             Input::Adjusted(dirs) => self.adjusted(&dirs)?,
             Input::Tick => {
                 self.end_silent_sessions();

@@ -69,7 +69,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(());
         }
         self.pace.due_ms.retain(|_, due_ms| *due_ms > self.now_ms);
-        self.touched(due)
+        self.touched(due, true)
     }
 
     /// Whether a connected peer does not have the current version yet.

@@ -5,9 +5,11 @@ use crate::disk::{Disk, FileKind, Stat};
 use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
-use crate::record::Kind;
+use crate::record::{Kind, Record};
 
 use super::Engine;
+use super::apply::Outcome;
+use super::pending::Key;
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// A follower's edit is undone; except that of a version which exists nowhere else, so that nothing is left to put
@@ -96,5 +98,32 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.restore(entry.record, None);
         }
         Ok(())
+    }
+
+    /// Puts a replicated version back where an edit of a follower, or nothing, stands.
+    pub(super) fn restore_one(&mut self, key: &Key, record: Record) -> Result<Outcome, StoreError> {
+        let Some(mut entry) = self.index.entry(&key.0)? else { return Ok(Outcome::Done) };
+        if entry.record != record || entry.seen.is_some() {
+            return Ok(Outcome::Done);
+        }
+        let expect = self.stat(&key.0)?;
+        if expect != self.over(key) {
+            // What stands there now is set aside in its turn, and this restore begins again.
+            self.pending.remove(key);
+            self.observe_now(&key.0)?;
+            return Ok(Outcome::Again);
+        }
+        let placed = match &record.kind {
+            Kind::Deleted => return Ok(Outcome::Done),
+            Kind::Dir { attributes } => self.place_dir(&key.0, attributes, expect.as_ref())?,
+            Kind::File { .. } | Kind::Symlink { .. } => match self.link(&record, expect.as_ref())? {
+                Some(seen) => seen,
+                None => self.place_file(&key.0, expect.as_ref())?,
+            },
+        };
+        // Under a new sequence, so that a peer which was told "gone" hears of it again.
+        entry.seen = Some(placed);
+        self.put(entry.record, entry.seen)?;
+        Ok(Outcome::Done)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::hooks::Step;
 use super::branches::answer_restore;
 use super::{Command, Reply, Worker};
-use crate::engine::Input;
+use crate::engine::{Input, PROBLEMS_MAX};
 use crate::error::{FenceError, FlushError, QueryError, RestoreError, StoreError};
 use crate::history::{At, Version};
 use crate::index::Index;
@@ -179,8 +179,13 @@ impl Worker {
             }
             // Waiting for somebody else's writes to pause; the runtime of this thread is its own.
             tokio::time::sleep(FLUSH_PAUSE).await;
-            let now_ms = self.now_ms();
-            self.engine.handle(now_ms, Input::Touched(unsettled))?;
+            if unsettled.len() < PROBLEMS_MAX {
+                let now_ms = self.now_ms();
+                self.engine.handle(now_ms, Input::Awaited(unsettled))?;
+            } else {
+                // These may not be all.
+                self.engine.scan()?;
+            }
         }
         // Where nothing has the folder open, no command is needed.
         for name in if seal { self.engine.hooked_groups() } else { Vec::new() } {
