@@ -95,6 +95,23 @@ async fn a_name_whose_letters_change_their_case_is_a_rename_without_data() {
 }
 
 #[tokio::test]
+async fn a_directory_is_renamed_without_data_although_its_files_have_only_just_been_written() {
+    let pair = Pair::new().await;
+    fs::create_dir(pair.path(0, "dir")).unwrap();
+    fs::write(pair.path(0, "dir/file"), "file").unwrap();
+    // To whoever looks, a file with a time to come is never old enough.
+    let soon = std::time::SystemTime::now() + Duration::from_secs(3600);
+    let file = fs::File::options().write(true).open(pair.path(0, "dir/file")).unwrap();
+    file.set_modified(soon).unwrap();
+    drop(file);
+    pair.settle().await;
+    let inode = pair.meta(1, "dir/file").ino();
+    fs::rename(pair.path(0, "dir"), pair.path(0, "Dir")).unwrap();
+    pair.settle().await;
+    assert_eq!(pair.meta(1, "Dir/file").ino(), inode);
+}
+
+#[tokio::test]
 async fn state_directories_in_subdirectories_and_paths_that_are_too_long_are_named_and_left_alone() {
     let pair = Pair::new().await;
     fs::create_dir_all(pair.path(0, "sub/.syncfs")).unwrap();

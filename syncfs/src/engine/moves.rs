@@ -88,11 +88,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
         for step in &steps {
             let Some(stat) = present.remove(&step.to) else { return Ok(false) };
             // A rename changes the times of what is renamed, not of what is below it.
-            let same =
-                if step.to == *to { self.is_renamed(step, &stat)? } else { is_unchanged(&step.old, &stat) };
-            if !same {
-                return Ok(false);
-            }
+            let same = step.to != *to && is_unchanged(&step.old, &stat);
+            let fresh = step.to == *to || is_fresh(&step.old);
+            let stat = match same {
+                true => Some(stat),
+                false if fresh => self.read_again(&step.to, &step.old, &stat)?,
+                false => None,
+            };
+            let Some(stat) = stat else { return Ok(false) };
             // A directory is looked at once more, for its extended attributes.
             seen.push(if stat.kind == FileKind::Dir { Stat { ctime_ns: 0, ..stat } } else { stat });
         }
@@ -155,13 +158,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(Some(steps))
     }
 
-    /// Whether the renamed entry itself still is what it was; a file is read to be sure.
-    fn is_renamed(&mut self, step: &Step, stat: &Stat) -> Result<bool, StoreError> {
-        let names = self.other_names(&step.to, stat)?;
-        match self.read_kind(&step.to, stat, Some(&step.old), &names) {
-            Ok(Some((kind, _))) => Ok(kind == step.old.record.kind),
+    /// What stands at `path`, if it still is what `old` says; a file is read to be sure.
+    fn read_again(&mut self, path: &RelPath, old: &Entry, stat: &Stat) -> Result<Option<Stat>, StoreError> {
+        let names = self.other_names(path, stat)?;
+        match self.read_kind(path, stat, Some(old), &names) {
+            Ok(Some((kind, seen))) => Ok((kind == old.record.kind).then_some(seen)),
             Err(error) if error.is_final() => Err(error.into()),
-            Ok(None) | Err(_) => Ok(false),
+            Ok(None) | Err(_) => Ok(None),
         }
     }
 
@@ -333,6 +336,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         session.summary.applied += 2 * u64::from(moved.count);
         Ok(())
     }
+}
+
+/// Whether a file was read so soon after its last change that its fingerprint does not say whether it is the same.
+fn is_fresh(entry: &Entry) -> bool {
+    entry.seen.is_some_and(|seen| seen.kind == FileKind::File && seen.ctime_ns == 0)
 }
 
 /// The versions that a move makes: of the new paths in path order, then of the old ones, entries before their
