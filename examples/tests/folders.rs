@@ -202,6 +202,46 @@ fn two_that_were_initialised_apart_say_so_and_become_one() {
 }
 
 #[test]
+fn a_dump_is_made_for_each_cut_and_seal_settles_the_rest() {
+    let [a, b] = ["a", "b"].map(|name| Device::new(name, &["f"]));
+    let hook = "[[folder.cut]]\nkind = \"hook\"\npaths = [\"dump\"]\ntimeout = \"20s\"\n\
+                before = [\"cp\", \"../source\", \"dump\"]\nafter = [\"cp\", \"dump\", \"../after\"]\n";
+    a.write("source", "one");
+    a.configure(&[&b], &[("f", hook)]);
+    b.configure(&[&a], &[("f", "")]);
+    let (da, db) = (a.serve(), b.serve());
+    a.wait("f");
+    assert_eq!((b.read("f/dump").as_deref(), a.read("after").as_deref()), (Some("one"), Some("one")));
+    a.write("source", "two");
+    a.wait("f");
+    assert_eq!(b.read("f/dump").as_deref(), Some("two"));
+    let consistency = |device: &Device| device.json("status", "f", &[])["consistency"].clone();
+    let known = until("what is known", || (consistency(&b)["state"] == "known").then(|| consistency(&a)));
+    assert_eq!(known, consistency(&b));
+
+    // A file that no rule names.
+    a.write("f/note", "written by something that runs");
+    a.wait("f");
+    until("the doubt", || (consistency(&b)["loose"][0] == "note").then_some(()));
+    assert_eq!(consistency(&a), consistency(&b));
+    assert!(b.ask("status", "f", &[]).contains("consistent not known: note may be in use"));
+    assert!(scrape(&db).contains(&format!("syncfs_consistent{{folder=\"{}\"}} 0\n", b.path("f"))));
+    assert!(a.ask("seal", "f", &[]).starts_with("st1"));
+    a.wait("f");
+    until("certainty", || (consistency(&b)["state"] == "known").then_some(()));
+    assert!(b.ask("status", "f", &[]).contains("consistent yes"));
+    assert!(scrape(&db).contains(&format!("syncfs_consistent{{folder=\"{}\"}} 1\n", b.path("f"))));
+
+    // A dump that fails is none: the last one stays, and whoever waits is told.
+    fs::remove_file(a.path("source")).unwrap();
+    assert!(expect_failure("syncd", &["flush", &a.path("f")]).contains("dump: "));
+    let problems = a.json("status", "f", &[])["problems"].clone();
+    assert!(problems[0].as_str().is_some_and(|what| what.contains("dump: not cut: cp ended")), "{problems}");
+    assert_eq!(b.read("f/dump").as_deref(), Some("two"));
+    drop(da);
+}
+
+#[test]
 fn an_import_adopts_folders_in_place_and_transfers_only_what_differs() {
     let [a, b] = ["a", "b"].map(|name| Device::new(name, &["unused"]));
     let text = |number: usize| format!("file {number} ").repeat(20_000);

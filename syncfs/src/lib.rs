@@ -1,7 +1,8 @@
 //! Content-addressed folder sync that never loses a write and can prove that a replica is up to date.
 //!
 //! A [`Folder`] is a replica: a real directory and a small state directory in it. Give it authenticated byte streams
-//! to other replicas, and files, directories, symlinks, with their attributes, and *live SQLite databases* become the same on all of them.
+//! to other replicas, and files, directories, symlinks, hard links, with their attributes, and *live SQLite databases* become the
+//! same on all of them.
 //! A [`Token`] and a [`Digest`] prove it; a lease number ([`fence`]) makes one replica the only writer.
 //!
 //! # Example
@@ -47,8 +48,8 @@
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index and a disk in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`greeting`] | which folder a stream is about, before its first message |
-//! | [`engine`] | the replica as a state machine: `intake` (local changes), `exchange` (sessions), `barrier` (who has what), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` (renames told in short), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `undoing` and `branches` (what is set aside), `conflicts` (their end), `pacing` (how often a database is cut), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `directing` (folders of one direction) |
-//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `database` and `cuts` (SQLite cuts and the lock trap), `sqlite_index`, `pause` and `aftermath` (times in which nothing works, and what they leave), `history`, `state`, `watch`, `stream`, `identity` and `tls`, `limit` (shares of a line) |
+//! | [`engine`] | the replica as a state machine: `intake` and `scanning` (local changes), `links` (names of one file), `exchange` (sessions), `barrier` (who has what), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` and `edits` (what is told in short), `cutting` and `grouping` (what is read, and becomes visible, together), `consistency` (what is loose), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `undoing` and `branches` (what is set aside), `conflicts` (their end), `pacing` (how often a database is cut), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `directing` (folders of one direction) |
+//! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `attributes` and `sparse` (owners, extended attributes, holes), `database` and `cuts` (SQLite cuts and the lock trap), `hooks` (commands around a cut), `sqlite_index`, `pause` and `aftermath` (times in which nothing works, and what they leave), `history`, `state`, `watch` and `changes` (inotify), `stream`, `identity` and `tls`, `limit` (shares of a line) |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
 //! index, reads and chunks it, and puts a record under the next sequence; `exchange` sends the record to each peer
@@ -69,6 +70,10 @@
 //! * **Durable order**: data, rename, directory, index, acknowledgement. A failed sync is never retried.
 //! * **Atomic visibility.** A reader finds the old or the new file, complete. (Where a path changes its *kind*, between
 //!   file and directory, it is briefly absent.)
+//! * **What is cut together is seen together.** Members of a group become visible in a row of renames that a crash does not
+//!   cut short. What is loose (not known to be consistent) on the writer is loose on every replica that has it, durably.
+//! * **A pause is no more than a crash.** Where the disk or the index cannot be used, nothing is done until it can, and then all
+//!   begins as after a crash.
 //! * **Counters are unique.** A device writes each version under its folder-wide sequence, so equal vectors mean equal
 //!   contents. What a replica knows of others is one counter per device; it grows only when a peer has told *everything*
 //!   up to it, which is what makes barriers true.
@@ -83,11 +88,19 @@
 //! ([`Folder::diff`]) and bring it back ([`Folder::restore_branch`]). If a *follower's* edit overwrote a version whose content exists nowhere else any more, that edit
 //! becomes the version.
 //!
+//! # Consistency
+//!
+//! A database is consistent in each of its versions. Other state of more than one file is so if a rule of [`Config::cuts`] makes a
+//! group of it ([`cutting`]), or when `Folder::seal` says that nothing has the folder open any more. Everything else is
+//! replicated continuously, file by file, and is *loose* meanwhile: [`Status::consistency`] names it, on the writer and on every
+//! replica, so that whoever takes the folder over knows what to expect.
+//!
 //! # Threats
 //!
 //! * The stream is trusted to be who it is: authenticate it, by a mesh or with the `tls` of this crate. A peer may read and write the whole folder, and
 //!   nothing else: paths are resolved beneath the root through real directories only, no byte enters a
-//!   stage, or is found in one, without its hash being checked, every list and queue is bounded. A peer that breaks the
+//!   stage, or is found in one, without its hash being checked, every list and queue is bounded, and a compressed message is
+//!   unpacked no further than a message may be long. A peer that breaks the
 //!   protocol loses its session, with a named reason; folder and other sessions go on.
 //! * Peers can send symlinks to anywhere (which are never followed here). Owners, set-uid and set-gid bits and program
 //!   capabilities from a peer are applied where the replica runs as root, and only there: whoever may write such a folder is
@@ -96,12 +109,15 @@
 //!   replica that is *not* the writer keeps seeing the file as of its opening, and its writes are lost with it: hold a
 //!   lease and open databases on the holder only. `journal_mode=OFF` and `MEMORY` give SQLite itself no way back; cuts
 //!   of such databases are only sound when taken in quiet.
+//! * Commands around a cut come from the settings of this replica, never from a peer. They run as the user of this process, in
+//!   the folder, without a shell; but a program that they name by a relative path is one that a peer may have written.
 //! * State of one replica must not be copied to another machine or restored from a backup: a peer that notices ends the
 //!   session and says so.
 //!
 //! # Features
 //!
 //! * `driver` (default): [`Folder`], and with it tokio and SQLite. Without it, the pure half builds alone.
+//! * `zstd` (part of `driver`): messages are compressed while the line is what everything waits for.
 //! * `syncthing`: reads Syncthing's `config.xml`, for moving in.
 //! * `tls`: `Identity`, a key pair whose public half is the device ID, and streams that prove it, over TLS 1.3.
 

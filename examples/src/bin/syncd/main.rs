@@ -57,8 +57,9 @@ enum Command {
     Wait(wait::Options),
     /// Take up what stands in a directory now, and print the barrier's token
     Flush(look::Options),
-    /// The same, and say that nothing has the directory open any more: what stands there now is consistent, and so it is on
-    /// every peer that has it
+    /// Say that nothing has a directory open any more, and print the barrier's token
+    ///
+    /// What stands there then is known to be consistent, and so it is on every peer that has it.
     Seal(look::Options),
     /// Look through a whole directory now
     Scan(look::Options),
