@@ -116,7 +116,12 @@ async fn what_a_receiver_edits_creates_or_deletes_is_set_aside_and_undone() {
     let intact = || receiver.read("two") == Some("22".into()) && receiver.read("d/one") == Some("1".into());
     let gone = || receiver.read("extra/three").is_none() && receiver.read("elsewhere").is_none();
     eventually("everything stands as the peer has it", || intact() && gone()).await;
-    eventually("and nothing was lost", || receiver.aside() == ["edited", "new"]).await;
+    // What is renamed may be the edit, or what the edit was undone to already, and is then kept, too.
+    eventually("and nothing was lost", || {
+        let aside = receiver.aside();
+        ["edited", "new"].iter().all(|edit| aside.iter().any(|text| text == edit))
+    })
+    .await;
     receiver.folder.flush().await.unwrap();
     // Nothing of that reached the peer, and it goes on getting what is new.
     source.write("four", "4444");
