@@ -43,7 +43,7 @@ pub struct SyncReport {
     pub consistency: ConsistencyReport,
     /// Versions of peers that are decided on and not yet durable here.
     pub pending: u64,
-    /// Conflicts recorded so far.
+    /// Conflicts that stand in the folder.
     pub conflicts: u64,
     /// Branches that this replica keeps.
     pub branches: u64,
