@@ -219,6 +219,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     pub(super) fn observe(&mut self, path: &RelPath, stat: Option<Stat>) -> Result<Observed, StoreError> {
+        match self.look_at(path, stat) {
+            // The ground moved below it: that is no reason to stop for.
+            Err(StoreError::Disk(DiskError::NoParent | DiskError::Changed)) => {
+                self.unclear(path, DiskError::Changed)
+            }
+            other => other,
+        }
+    }
+
+    fn look_at(&mut self, path: &RelPath, stat: Option<Stat>) -> Result<Observed, StoreError> {
         let entry = self.index.entry(path)?;
         let ignored = self.is_ignored_path(path, stat.as_ref(), entry.as_ref());
         let Some(stat) = stat else {
