@@ -212,7 +212,7 @@ fn limits_of_what_carries_content_hold_exactly_at_the_limit() {
 fn limits_of_groups_and_loose_paths_hold_exactly_at_the_limit() {
     let path = |number: usize| RelPath::new(format!("{number:05}")).unwrap();
     let groups = |count: usize, of: usize| {
-        let mut bytes = vec![14];
+        let mut bytes = vec![15];
         bytes.extend((count as u32).to_le_bytes());
         for group in 0..count {
             bytes.extend((of as u32).to_le_bytes());
