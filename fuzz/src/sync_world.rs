@@ -65,11 +65,13 @@ impl World {
             folder: None,
             index: IndexId(5),
             sequence: 0,
+            base: 0,
             knowledge: VersionVector::default(),
             fences: syncfs::fence::Fences::default(),
             role: Role::Shared,
             asides: 0,
             cuts: CutState::default(),
+            rejoining: false,
         };
         let disk = MemoryDisk::default();
         let engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).expect("an empty index can be read");

@@ -150,7 +150,8 @@ pub enum WaitError {
     Foreign,
     /// The writes behind the token were fenced off by a newer lease; what of them was not replicated is a branch.
     #[error(
-        "the writes behind this token were fenced off by epoch {epoch}; what of them was not replicated is a branch of the replica that made it"
+        "the index of the replica that made this token began anew since (at epoch {epoch}): what of the writes behind it was not \
+         replicated is a branch of it, or kept as conflicts; flush again for a new token"
     )]
     Fenced {
         /// The highest epoch seen.

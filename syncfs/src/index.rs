@@ -49,6 +49,9 @@ pub struct Meta {
     pub index: IndexId,
     /// The last sequence given out.
     pub sequence: u64,
+    /// The sequence before the first one of this life. A new replica begins anywhere, so that one which is made again under
+    /// its old key does not repeat itself.
+    pub base: u64,
     /// Up to which counter it knows everything of each device.
     pub knowledge: VersionVector,
     /// All takeovers it knows of.
@@ -59,6 +62,10 @@ pub struct Meta {
     pub asides: u64,
     /// What is cut together, and what of it is known to be consistent.
     pub cuts: CutState,
+    /// It may have told peers more than it remembers (its index was lost, or restored from a backup): until a peer has told it
+    /// everything, it says nothing for itself. What stands in the directory is neither new nor old, and nothing that is
+    /// missing there was deleted.
+    pub rejoining: bool,
 }
 
 /// What a replica knows about a peer.

@@ -38,6 +38,8 @@ fn edited_follower() -> (Memory, MemoryDisk) {
         fences: Fences::default(),
         role: Role::Shared,
         asides: 0,
+        base: 0,
+        rejoining: false,
         cuts: syncfs::cutting::CutState::default(),
     };
     let disk = MemoryDisk::default();

@@ -177,12 +177,12 @@ async fn impossible_claims_end_the_session() {
     let (mut future, round) = Attack::greeted(&folder).await;
     let mut message = offer(round, "precious", b"x");
     if let Message::Records { records, .. } = &mut message {
-        records[0].record.version.raise(folder.device(), 1 << 40);
+        records[0].record.version.raise(folder.device(), 1 << 52);
     }
     future.send(&message).await;
     assert!(
         matches!(future.verdict().await, Violation::Record(_)),
-        "a write of the victim that it never made"
+        "a write of the victim that it can never have made"
     );
 
     let (mut backwards, round) = Attack::greeted(&folder).await;

@@ -471,6 +471,7 @@ async fn opening_says_what_is_wrong() {
     assert!(matches!(Folder::open(Config::new(dir.path())).await, Err(OpenError::Locked(_))));
     folder.close().await;
     fs::remove_file(dir.path().join(".syncfs/index.db")).unwrap();
+    fs::remove_file(dir.path().join(".syncfs/witness")).unwrap();
     assert!(matches!(Folder::open(Config::new(dir.path())).await, Err(OpenError::State { .. })));
 }
 

@@ -480,7 +480,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::new(dir.path());
         State::init(&config).unwrap();
-        let (state, _, _) = State::open(&config).unwrap();
+        let (state, _, _) = State::open(&config, false).unwrap();
         let mut disk = RealDisk::new(&state, config.min_free, &Aftermath::default()).unwrap();
         std::fs::create_dir(dir.path().join("d")).unwrap();
         std::fs::write(dir.path().join("d/file"), "read, not yet synced").unwrap();

@@ -166,12 +166,14 @@ impl Folder {
                     }
                 }
             }
-            // The folder let go of the stream: it is paused or closed. A peer is told, and comes again.
+            // The folder let go of the stream. If it is paused the peer is told, and comes again.
             let error = self.let_go();
-            let mut reason = error.to_string();
-            reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
-            writer.send(&Message::Bye(reason)).await?;
-            writer.shutdown().await?;
+            if let SyncError::Store(why) = &error {
+                let mut reason = why.to_string();
+                reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
+                writer.send(&Message::Bye(reason)).await?;
+                writer.shutdown().await?;
+            }
             Err(error)
         };
         let result: Result<(), SyncError> = tokio::select! {

@@ -36,7 +36,22 @@ pub(super) fn begin(
     outlet: &Arc<Outlet>,
     aftermath: &Aftermath,
 ) -> Result<Worker, OpenError> {
-    let (state, index, _) = State::open(config)?;
+    match begin_with(config, outlet, aftermath, aftermath.index_is_damaged) {
+        // A row that cannot be read shows only when it is.
+        Err(OpenError::Store(StoreError::Index(IndexError::Damaged(_)))) => {
+            begin_with(config, outlet, aftermath, true)
+        }
+        other => other,
+    }
+}
+
+fn begin_with(
+    config: &Config,
+    outlet: &Arc<Outlet>,
+    aftermath: &Aftermath,
+    distrust: bool,
+) -> Result<Worker, OpenError> {
+    let (state, index, _) = State::open(config, distrust)?;
     let mut disk = RealDisk::new(&state, config.min_free, aftermath).map_err(StoreError::from)?;
     if config.history != History::Off {
         disk.history = Some(Kept::open(config, &state.dir).map_err(StoreError::from)?);

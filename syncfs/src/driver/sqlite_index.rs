@@ -2,7 +2,12 @@
 //! connection alone (the state directory's lock sees to that), which spares a lock for every statement.
 
 mod branches;
+mod errors;
 mod file;
+mod witness;
+
+pub(super) use errors::damaged;
+pub(super) use witness::Witness;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -25,6 +30,7 @@ use crate::wire::{decode_cuts, decode_kind, decode_vector, encode_cuts, encode_k
 #[derive(Debug)]
 pub(super) struct SqliteIndex {
     connection: Connection,
+    witness: Witness,
     in_transaction: Cell<bool>,
     /// By number.
     devices: RefCell<Vec<DeviceId>>,
@@ -188,7 +194,8 @@ const ENTRY: &str = "SELECT id, path, sequence, writer, epoch, version, kind, se
 
 impl Index for SqliteIndex {
     fn meta(&self) -> Result<Meta, IndexError> {
-        let sql = "SELECT device, folder, life, sequence, knowledge, role, asides, cuts FROM meta";
+        let sql =
+            "SELECT device, folder, life, sequence, knowledge, role, asides, cuts, rejoining, base FROM meta";
         let fences = self.fences.clone();
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
@@ -211,18 +218,21 @@ impl Index for SqliteIndex {
                 Some(cuts) => decode_cuts(&cuts).map_err(damaged)?,
                 None => CutState::unknown(),
             },
+            rejoining: row.get(8)?,
+            base: unsigned(row.get(9)?),
             fences,
         })
     }
 
     fn put_meta(&mut self, meta: &Meta) -> Result<(), IndexError> {
+        self.witness.cover(meta)?;
         let role = match meta.role {
             Role::Shared => 0,
             Role::Holder => 1,
             Role::Follower => 2,
         };
         self.write(
-            "INSERT OR REPLACE INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT OR REPLACE INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             params![
                 meta.device.as_bytes(),
                 meta.folder.map(|folder| *folder.as_bytes()),
@@ -232,6 +242,8 @@ impl Index for SqliteIndex {
                 role,
                 signed(meta.asides),
                 encode_cuts(&meta.cuts),
+                meta.rejoining,
+                signed(meta.base),
             ],
         )?;
         if self.fences != meta.fences {
@@ -443,28 +455,6 @@ impl Index for SqliteIndex {
         }
         Ok(())
     }
-}
-
-impl From<rusqlite::Error> for IndexError {
-    fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{
-            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly,
-            SystemIoFailure,
-        };
-        let passes = |code| {
-            let passing = [DiskFull, ReadOnly, CannotOpen, SystemIoFailure, OutOfMemory, PermissionDenied];
-            passing.contains(&code) || [DatabaseBusy, DatabaseLocked].contains(&code)
-        };
-        match error.sqlite_error_code() {
-            Some(code) if passes(code) => Self::Unusable(error.to_string()),
-            // All statements are this module's own: what they meet elsewhere is not what they wrote.
-            _ => Self::Damaged(error.to_string()),
-        }
-    }
-}
-
-pub(super) fn damaged(error: impl std::fmt::Display) -> IndexError {
-    IndexError::Damaged(format!("a row is damaged: {error}"))
 }
 
 fn path_of(row: &rusqlite::Row<'_>, column: usize) -> Result<RelPath, IndexError> {

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock, fstat};
 
-use super::sqlite_index::SqliteIndex;
+use super::sqlite_index::{SqliteIndex, Witness};
 use crate::config::{Config, Direction};
 use crate::cutting::CutState;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::error::{OpenError, StoreError};
 use crate::fence::Fences;
 use crate::hash::ContentHash;
-use crate::index::{IndexError, Meta};
+use crate::index::{Index, IndexError, Meta};
 use crate::path::RelPath;
 use crate::record::VersionVector;
 use crate::status::Role;
@@ -25,6 +25,9 @@ use crate::status::Role;
 const MARKER: &str = "syncfs 1";
 /// What the state directory holds besides files.
 const DIRS: [&str; 4] = ["staging", "cuts", "aside", "history"];
+
+/// Where the sequences of a new replica begin: anywhere here.
+const FIRST_SEQUENCES: std::ops::Range<u64> = 1 << 28..1 << 35;
 
 /// The name of a path's stage and cut.
 pub(super) fn stage_name(path: &RelPath) -> String {
@@ -48,7 +51,7 @@ impl State {
         if marker.exists() {
             let device = its_device(config, &marker)?;
             // The folder that it is to be is a matter of its index.
-            return config.folder.map_or(Ok(device), |_| Self::open(config).map(|_| device));
+            return config.folder.map_or(Ok(device), |_| Self::open(config, false).map(|_| device));
         }
         let empty = fs::read_dir(&root)
             .map_err(io(&root, "list the directory"))?
@@ -59,16 +62,20 @@ impl State {
         let device = config.device.map_or_else(|| random(&dir).map(DeviceId::from_bytes), Ok)?;
         let joins = empty || config.direction == Direction::Receive;
         let folder = config.folder.or(if joins { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
+        let span = FIRST_SEQUENCES.end - FIRST_SEQUENCES.start;
+        let base = FIRST_SEQUENCES.start + u64::from_le_bytes(random(&dir)?) % span;
         let meta = Meta {
             device,
             folder,
             index: IndexId(u64::from_le_bytes(random(&dir)?)),
-            sequence: 0,
+            sequence: base,
+            base,
             knowledge: VersionVector::default(),
             fences: Fences::default(),
             role: Role::Shared,
             asides: 0,
             cuts: CutState::default(),
+            rejoining: false,
         };
         // The marker comes last: without it nothing of this counts, and another init begins afresh.
         let index = dir.join("index.db");
@@ -84,9 +91,8 @@ impl State {
         Ok(device)
     }
 
-    /// Locks an initialised replica and opens its index.
-    pub(super) fn open(config: &Config) -> Result<(Self, SqliteIndex, Meta), OpenError> {
-        use crate::index::Index;
+    /// Locks an initialised replica and opens its index; one that is lost, or not to be trusted, is built anew.
+    pub(super) fn open(config: &Config, distrust: bool) -> Result<(Self, SqliteIndex, Meta), OpenError> {
         let root = existing_root(config)?;
         let dir = state_dir(config, &root);
         let marker = root.join(".syncfs/marker");
@@ -106,17 +112,14 @@ impl State {
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(OpenError::Locked(root));
         }
-        let index_path = dir.join("index.db");
-        if !index_path.exists() {
-            return Err(state(&dir, "its index.db is missing"));
-        }
-        let mut index = SqliteIndex::open(&index_path).map_err(|error| index_failed(&dir, error))?;
-        let mut meta = index.meta().map_err(|error| index_failed(&dir, error))?;
+        let (mut index, mut meta) = open_index(&dir, device, config, distrust)?;
         if meta.device != device {
             return Err(state(&dir, "its marker and its index name different devices"));
         }
         match (config.folder, meta.folder) {
-            (Some(wanted), Some(found)) if wanted != found && !is_alone(&index, &dir)? => {
+            (Some(wanted), Some(found))
+                if wanted != found && (meta.rejoining || !is_alone(&index, &dir)?) =>
+            {
                 return Err(OpenError::WrongFolder { wanted, found });
             }
             (Some(wanted), found) if found != Some(wanted) => {
@@ -148,8 +151,77 @@ impl State {
 
 /// Whether a replica never exchanged anything with a peer: then its folder's identity is nobody else's.
 fn is_alone(index: &SqliteIndex, dir: &Path) -> Result<bool, OpenError> {
-    use crate::index::Index;
-    Ok(index.peers().map_err(|error| state(dir, error))?.is_empty())
+    Ok(index.peers().map_err(|error| index_failed(dir, error))?.is_empty())
+}
+
+fn open_index(
+    dir: &Path,
+    device: DeviceId,
+    config: &Config,
+    distrust: bool,
+) -> Result<(SqliteIndex, Meta), OpenError> {
+    let path = dir.join("index.db");
+    let opened = match path.exists() {
+        _ if distrust => Err(IndexError::Damaged("it contradicts itself".to_owned())),
+        false => Err(IndexError::Damaged("it is missing".to_owned())),
+        true => SqliteIndex::open(&path).and_then(|index| Ok((index.meta()?, index))),
+    };
+    match opened {
+        Ok((meta, index)) => Ok((index, meta)),
+        Err(IndexError::Damaged(why)) => rebuild(&path, device, config, &why),
+        Err(error) => Err(StoreError::from(error).into()),
+    }
+}
+
+/// Begins an index anew, for a replica that rejoins (see [`crate::engine`]). The damaged one stays beside it.
+fn rebuild(
+    path: &Path,
+    device: DeviceId,
+    config: &Config,
+    why: &str,
+) -> Result<(SqliteIndex, Meta), OpenError> {
+    let dir = path.parent().expect("the index is in the state directory");
+    let Some(witness) = Witness::beside(path) else {
+        let reason =
+            format!("its index is lost ({why}), and so is the file `witness` that says what was in it");
+        return Err(state(dir, reason));
+    };
+    let kept = (1_u32..)
+        .map(|number| path.with_added_extension(format!("damaged-{number}")))
+        .find(|kept| !kept.exists())
+        .expect("fewer than four billion were kept");
+    for suffix in ["", "-wal", "-shm"] {
+        let with_suffix = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        match fs::rename(with_suffix(path), with_suffix(&kept)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io(path, "set the damaged index aside")(error));
+            }
+            _ => {}
+        }
+    }
+    let role = if witness.fences.epoch() > 0 { Role::Follower } else { Role::Shared };
+    let meta = Meta {
+        device,
+        folder: witness.folder.or(config.folder),
+        index: IndexId(u64::from_le_bytes(random(dir)?)),
+        sequence: witness.reserved,
+        base: witness.reserved,
+        knowledge: VersionVector::default(),
+        fences: witness.fences,
+        role,
+        asides: 0,
+        cuts: CutState::unknown(),
+        rejoining: true,
+    };
+    tracing::warn!(why, kept = %kept.display(), "the index is lost: it is built anew, and the replica rejoins its folder");
+    SqliteIndex::create(path, &meta)
+        .and_then(|()| SqliteIndex::open(path))
+        .map(|index| (index, meta))
+        .map_err(|error| StoreError::from(error).into())
 }
 
 /// Whether a path still leads to the directory that is open as `fd`.

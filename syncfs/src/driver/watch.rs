@@ -258,7 +258,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let config = Config::new(dir.path());
             State::init(&config).unwrap();
-            let (state, _, _) = State::open(&config).unwrap();
+            let (state, _, _) = State::open(&config, false).unwrap();
             let mut disk = RealDisk::new(&state, config.min_free, &Aftermath::default()).unwrap();
             disk.list(None).unwrap();
             Self { dir, disk, _state: state }

@@ -32,7 +32,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let state = self.index.peer(&device).map_err(StoreError::from)?;
             let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
             if acked < token.sequence {
-                let behind = token.sequence - acked;
+                let behind = token.sequence - acked.max(self.meta.base.min(token.sequence));
                 lags.push(Lag { device, behind, connected: self.is_connected(&device) });
             }
         }

@@ -1,16 +1,87 @@
-//! Resolving a conflict: a person says which of two versions the folder goes on with. Ordinary local writes, each in one step,
-//! so that two replicas on which the same conflict is resolved at once converge like after any two writes.
+//! Conflicts: two versions that were written at once both stay, side by side, until a person says which of them the folder
+//! goes on with. That is an ordinary local write, in one step, so that two replicas on which the same conflict is resolved at
+//! once converge like after any two writes.
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, Keep, Stat};
 use crate::error::{RestoreError, StoreError};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
+use crate::record::{Record, VersionVector};
 use crate::status::Resolution;
 
 use super::Engine;
+use super::apply::Outcome;
+use super::intake::Observed;
 
 impl<D: Disk, I: Index> Engine<D, I> {
+    /// Both say the same: the one stands for both, and both histories were seen.
+    pub(super) fn merge(
+        &mut self,
+        ours: Entry,
+        theirs: Record,
+        named: bool,
+        version: VersionVector,
+    ) -> Result<(), StoreError> {
+        let stands = if named { theirs } else { ours.record };
+        self.put(Record { version, ..stands }, ours.seen)
+    }
+
+    /// Both were written at once. The loser stands beside the winner, durably, before the resolution exists.
+    pub(super) fn keep_both(
+        &mut self,
+        ours: Entry,
+        theirs: Record,
+        theirs_wins: bool,
+        version: VersionVector,
+        copy: Option<RelPath>,
+        last: bool,
+    ) -> Result<Outcome, StoreError> {
+        let path = theirs.path.clone();
+        let loser = if theirs_wins { ours.record.clone() } else { theirs.clone() };
+        if let Some(copy) = &copy {
+            if self.observe_now(copy)? == Observed::Unclear {
+                return Ok(Outcome::Again);
+            }
+            let taken = self.index.entry(copy)?.is_some_and(|entry| entry.record.kind.is_live());
+            if !taken && theirs_wins {
+                self.disk.keep(&path, &Keep::Beside(copy.clone()))?;
+            } else if !taken {
+                self.make_parents(copy)?;
+                self.disk.publish(&path, copy, None)?;
+            }
+        }
+        // The second name changed the inode's ctime, and nothing else may have changed.
+        let seen = self.stat(&path)?;
+        let print = |stat: Stat| (stat.size, stat.mtime_ns, stat.ino);
+        if seen.map(print) != ours.seen.map(print) {
+            return Ok(Outcome::Again);
+        }
+        if let Some(copy) = copy {
+            self.record_copy(copy, loser)?;
+        }
+        let seen_both = Record { version, ..theirs.clone() };
+        if theirs_wins {
+            let resolved = self.own_version(Some(&seen_both), &path, theirs.kind);
+            return self.replace(Some(Entry { seen, ..ours }), resolved, last);
+        }
+        let resolved = self.own_version(Some(&seen_both), &path, ours.record.kind);
+        self.put(resolved, seen)?;
+        Ok(Outcome::Done)
+    }
+
+    /// The copy of a loser becomes a version. It comes before the resolution in this replica's
+    /// sequence, so that peers hear of it first.
+    pub(super) fn record_copy(&mut self, copy: RelPath, loser: Record) -> Result<(), StoreError> {
+        let before = self.index.entry(&copy)?.map(|entry| entry.record);
+        if before.as_ref().is_none_or(|before| !before.kind.is_live()) {
+            let seen = self.stat(&copy)?;
+            let record = self.own_version(before.as_ref(), &copy, loser.kind.linked(None));
+            self.put(record, seen)?;
+        }
+        Ok(())
+    }
+
     /// Ends the conflict whose kept copy is at `copy`. The version that does not stay goes into the history, if there is one.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     #[must_use]
     pub fn consistency(&self) -> Consistency {
         let mark = &self.meta.cuts.mark;
-        let nothing = self.meta.sequence == 0 && self.meta.knowledge.is_empty();
+        let nothing = self.meta.sequence == self.meta.base && self.meta.knowledge.is_empty();
         if nothing || self.awaits_peers() || !mark.seen.iter().all(|(device, _)| self.known(device) > 0) {
             return Consistency::Incomplete;
         }

@@ -68,14 +68,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.receives_only() || self.meta.role == Role::Follower && self.meta.fences.epoch() > 0
     }
 
-    /// Whether a receiver does not know yet what its peers have.
+    /// Whether a receiver, or a replica that lost its memory, does not know yet what its peers have.
     pub(super) fn awaits_peers(&self) -> bool {
         let others = self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
-        self.receives_only() && !others
+        self.meta.rejoining || self.receives_only() && !others
     }
 
     /// Takes up a local write. That of a receiver waits, and is told to nobody.
     pub(super) fn put_own(&mut self, record: Record, seen: Option<Stat>) -> Result<(), StoreError> {
+        if self.meta.rejoining {
+            return self.put_found(record, seen);
+        }
         if !self.receives_only() {
             return self.put(record, seen);
         }
@@ -87,7 +90,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// An entry as something to decide about. What waits at a receiver has seen nothing, so that any peer's version takes
     /// its place.
     pub(super) fn as_found(&self, entry: Option<Entry>) -> Option<Entry> {
-        let waits = |entry: &Entry| entry.stale && self.receives_only();
+        let waits = |entry: &Entry| entry.stale && (self.receives_only() || entry.record.version.is_empty());
         entry.map(|mut entry| {
             if waits(&entry) {
                 (entry.stale, entry.record.version) = (false, VersionVector::default());
@@ -102,12 +105,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
         entry: Option<Entry>,
         record: &Record,
     ) -> Result<Option<Entry>, StoreError> {
-        let found = entry.as_ref().filter(|entry| self.receives_only() && entry.record.version.is_empty());
+        let found = entry.as_ref().filter(|entry| entry.record.version.is_empty());
         let loses = found.filter(|entry| {
             entry.seen.is_some() && !entry.record.kind.is_dir() && !entry.record.kind.holds_same(&record.kind)
         });
         let Some(kept) = loses.and_then(|entry| Kept::of(&entry.record)) else { return Ok(entry) };
-        let seen = self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), Some(kept))?;
+        let seen = match entry {
+            Some(entry) if record.kind.is_live() && !self.is_undoing() => {
+                self.keep_beside(&entry)?;
+                self.stat(&record.path)?
+            }
+            _ => self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), Some(kept))?,
+        };
         let Some(mut stored) = self.index.entry(&record.path)? else { return Ok(None) };
         stored.seen = seen;
         self.put_entry(&stored)?;

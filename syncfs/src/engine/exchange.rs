@@ -185,7 +185,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.learn(id, &fences)?;
                 self.ask(id, index)?;
             }
-            Message::Have { round, index, since, full } => self.have(id, round, index, since, full),
+            Message::Have { round, index, since, full } => self.have(id, round, index, since, full)?,
             Message::Records { round, records, through, knowledge, mark, complete } => {
                 let complete = complete.then_some((knowledge, mark));
                 self.records(id, round, records, through, complete)?;
@@ -273,18 +273,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    fn have(&mut self, id: SessionId, round: u64, index: IndexId, since: u64, full: bool) {
+    fn have(
+        &mut self,
+        id: SessionId,
+        round: u64,
+        index: IndexId,
+        since: u64,
+        full: bool,
+    ) -> Result<(), StoreError> {
+        if index != self.meta.index || self.remembers_less(id, since)? {
+            return Ok(());
+        }
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-        if index != self.meta.index {
-            return;
-        }
-        if since > self.meta.sequence {
-            session.fail(Violation::Record(
-                "the peer has more of this replica than exists: was its index restored from a backup?",
-            ));
-            return;
-        }
         session.out = Outgoing { round, cursor: Some(since), full, ..Outgoing::default() };
+        Ok(())
     }
 
     fn records(
@@ -311,6 +313,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Record("sequences do not grow"));
             return Ok(());
         }
+        let known = complete.as_ref().map_or(0, |(knowledge, _)| knowledge.counter(&self.meta.device));
+        if self.remembers_less(id, known)? {
+            return Ok(());
+        }
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
         session.inn.received = through;
         if let Some((knowledge, mark)) = complete {
             session.inn.complete = Some((through, knowledge, mark));
@@ -318,7 +325,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.inn.again |= records.is_empty();
         }
         for Numbered { sequence, record } in records {
-            self.offered(id, sequence, record)?;
+            // One of them may have begun another round.
+            if self.sessions.get(&id).is_some_and(|session| session.is_round(round)) {
+                self.offered(id, sequence, record)?;
+            }
         }
         Ok(())
     }
@@ -329,12 +339,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         sequence: u64,
         record: crate::record::Record,
     ) -> Result<(), StoreError> {
-        let ours = self.known(&self.meta.device);
-        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
-        if record.version.counter(&self.meta.device) > ours {
-            session.fail(Violation::Record(
-                "a write of this replica that it never made: was its state restored from a backup?",
-            ));
+        if self.remembers_less(id, record.version.counter(&self.meta.device))? {
             return Ok(());
         }
         if !self.meta.fences.admit(&record) {

@@ -61,7 +61,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 return Err(FenceError::Stale { asked: epoch, seen, holder });
             }
         }
-        let waiting = self.stale + self.restoring();
+        let waiting = self.stale + self.restoring() + u64::from(self.meta.rejoining);
         if waiting > 0 { Err(FenceError::Resyncing(waiting)) } else { Ok(()) }
     }
 
@@ -172,7 +172,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Sequences stay unique, but what peers were told before is void, and they are asked for everything again.
-    fn begin_index(&mut self) -> Result<(), StoreError> {
+    pub(super) fn begin_index(&mut self) -> Result<(), StoreError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.meta.device.as_bytes()).update(&self.meta.index.0.to_le_bytes());
         hasher.update(&self.next_sequence().to_le_bytes());
@@ -190,6 +190,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// A peer that is itself current has told everything since this life of the index began: what still stands in a stale
     /// version has no other.
     pub(super) fn drop_stale(&mut self) -> Result<(), StoreError> {
+        self.rejoined()?;
         if self.stale == 0 {
             return Ok(());
         }
@@ -198,7 +199,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let path = &entry.record.path;
             let stands = match self.stat(path)? {
                 Some(stat)
-                    if self.receives_only()
+                    if (self.receives_only() || entry.record.version.is_empty())
                         && !self.is_ignored(&entry.record, None)
                         && stat.kind != crate::disk::FileKind::Dir =>
                 {

@@ -327,7 +327,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.forget(&path)?;
             return Ok(Observed::Same);
         }
-        if entry.seen.is_none() || self.must_undo(Some(&entry))? {
+        if entry.seen.is_none() || self.comes_back(&path) || self.must_undo(Some(&entry))? {
             entry.seen = None;
             self.put_entry(&entry)?;
             self.restore(entry.record, None);

@@ -32,6 +32,7 @@ mod pacing;
 mod pending;
 mod plans;
 mod reading;
+mod rejoining;
 mod room;
 mod scanning;
 mod transfer;
@@ -136,6 +137,8 @@ pub struct Engine<D, I> {
     tried_again_ms: u64,
     refused: u64,
     uncommitted: bool,
+    /// The last sequence of the life before: what has more is of this one.
+    began_at: u64,
     plans: plans::Plans,
     /// The last run ended after a fence was durable and perhaps before all was done because of it.
     fence_unsettled: bool,
@@ -165,6 +168,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn new(disk: D, index: I) -> Result<Self, StoreError> {
         let meta = index.meta()?;
         let plans = plans::Plans::of_the_life_before(&index)?;
+        let began_at = meta.sequence;
         let mut engine = Self {
             disk,
             index,
@@ -179,6 +183,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             tried_again_ms: 0,
             refused: 0,
             uncommitted: false,
+            began_at,
             plans,
             fence_unsettled: true,
             founded: false,
@@ -302,7 +307,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let peers = peers.into_iter().map(|(device, state)| {
             let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
-            let behind = self.meta.sequence.saturating_sub(acked);
+            let behind = self.meta.sequence.saturating_sub(acked.max(self.meta.base));
             let (connected, transfer) = (self.is_connected(&device), self.transfer_from(&device));
             PeerStatus { device, connected, acked, behind, transfer }
         });
@@ -335,7 +340,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let problem =
             |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
         let problems = self.problems.iter().map(problem).chain(self.left_out.values().cloned());
-        problems.chain(self.misfits()).chain(self.failed_cuts()).collect()
+        problems.chain(self.misfits()).chain(self.failed_cuts()).chain(self.rejoining_problem()).collect()
     }
 
     /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.

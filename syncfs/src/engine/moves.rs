@@ -78,6 +78,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// What stood at `from` stands at `to`: if all of it is as the index has seen it, it gets its new versions unread.
     fn observe_move(&mut self, from: &RelPath, to: &RelPath, stat: &Stat) -> Result<bool, StoreError> {
+        if self.meta.rejoining {
+            return Ok(false);
+        }
         let Some(steps) = self.steps(from, to)? else { return Ok(false) };
         let (mut present, mut unread) = (Vec::new(), Vec::new());
         if stat.kind == FileKind::Dir {
@@ -247,7 +250,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return self.renamed(id, &moved, &steps, all);
         }
         for (record, sequence) in all.into_iter().zip(moved.first..) {
-            self.offered(id, sequence, record)?;
+            if self.sessions.get(&id).is_some_and(|session| session.is_round(round)) {
+                self.offered(id, sequence, record)?;
+            }
         }
         Ok(())
     }

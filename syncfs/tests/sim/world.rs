@@ -73,11 +73,13 @@ impl World {
                 folder: Some(founded),
                 index: IndexId(number as u64 + 100),
                 sequence: 0,
+                base: 0,
                 knowledge: VersionVector::default(),
                 fences: Fences::default(),
                 role: Role::Shared,
                 asides: 0,
                 cuts: CutState::default(),
+                rejoining: false,
             };
             // Root, or not; extended attributes, or not: all four together.
             let able =

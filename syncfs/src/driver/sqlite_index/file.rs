@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{SqliteIndex, damaged, unsigned};
+use super::{SqliteIndex, Witness, damaged, unsigned};
 use crate::device::DeviceId;
 use crate::fence::{Fence, Fences};
 use crate::index::{Index, IndexError, Meta, Totals};
 use crate::wire::decode_vector;
 
 /// The version of the schema that this code reads and writes.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 /// What the second version added: how the names of a file are found.
 const NAMES: &str = "
     CREATE TABLE inode (ino INTEGER NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (ino, entry)) STRICT, WITHOUT ROWID;
@@ -23,6 +23,11 @@ const NAMES: &str = "
 const BRANCHES: &str = include_str!("branches.sql");
 /// What the fourth added: what is cut together, and what is loose.
 const CUTS: &str = "ALTER TABLE meta ADD COLUMN cuts BLOB; PRAGMA user_version = 4";
+/// What the fifth added: of a replica that rejoins.
+const REJOINING: &str = "
+    ALTER TABLE meta ADD COLUMN rejoining INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
+    PRAGMA user_version = 5";
 
 impl SqliteIndex {
     /// Creates the file of a new replica.
@@ -32,7 +37,8 @@ impl SqliteIndex {
         connection.execute_batch(include_str!("schema.sql"))?;
         connection.execute_batch(BRANCHES)?;
         connection.execute_batch(CUTS)?;
-        let mut index = Self::new(connection)?;
+        connection.execute_batch(REJOINING)?;
+        let mut index = Self::new(connection, path)?;
         index.in_transaction.set(true);
         index.put_meta(meta)?;
         index.commit()
@@ -52,7 +58,7 @@ impl SqliteIndex {
         if check != "ok" {
             return Err(IndexError::Damaged(check));
         }
-        let mut index = Self::new(connection)?;
+        let mut index = Self::new(connection, path)?;
         if version < 2 {
             index.add_names()?;
         }
@@ -64,6 +70,11 @@ impl SqliteIndex {
         if version < 4 {
             index.begin()?;
             index.connection.execute_batch(CUTS)?;
+            index.commit()?;
+        }
+        if version < 5 {
+            index.begin()?;
+            index.connection.execute_batch(REJOINING)?;
             index.commit()?;
         }
         Ok(index)
@@ -87,7 +98,7 @@ impl SqliteIndex {
         }
     }
 
-    fn new(connection: Connection) -> Result<Self, IndexError> {
+    fn new(connection: Connection, path: &Path) -> Result<Self, IndexError> {
         let devices = {
             let mut statement = connection.prepare("SELECT id FROM device ORDER BY number")?;
             let ids = statement.query_map([], |row| Ok(DeviceId::from_bytes(row.get(0)?)))?;
@@ -100,7 +111,8 @@ impl SqliteIndex {
         let totals = connection.query_row(sql, [], totals)?;
         let fences = stored_fences(&connection)?;
         let (in_transaction, last) = (Cell::new(false), RefCell::new(None));
-        Ok(Self { connection, in_transaction, devices: RefCell::new(devices), fences, totals, last })
+        let witness = Witness::beside(path).unwrap_or_else(|| Witness::new(path));
+        Ok(Self { connection, witness, in_transaction, devices: RefCell::new(devices), fences, totals, last })
     }
 }
 
@@ -150,11 +162,13 @@ mod tests {
             folder: None,
             index,
             sequence: 1,
+            base: 0,
             knowledge,
             fences,
             role,
             asides: 0,
             cuts: CutState::default(),
+            rejoining: false,
         };
         SqliteIndex::create(&file, &meta).unwrap();
         assert_eq!(SqliteIndex::open(&file).unwrap().meta(), Ok(meta.clone()));
@@ -176,10 +190,11 @@ mod tests {
         index.commit().unwrap();
         index
             .connection
-            .execute_batch("DROP TABLE inode; DROP TABLE label; DROP TABLE branch; DROP TABLE kept")
-            .and_then(|()| {
-                index.connection.execute_batch("ALTER TABLE meta DROP COLUMN cuts; PRAGMA user_version = 1")
-            })
+            .execute_batch(
+                "DROP TABLE inode; DROP TABLE label; DROP TABLE branch; DROP TABLE kept;
+                 ALTER TABLE meta DROP COLUMN cuts; ALTER TABLE meta DROP COLUMN rejoining;
+                 ALTER TABLE meta DROP COLUMN base; PRAGMA user_version = 1",
+            )
             .unwrap();
         drop(index);
         for _ in 0..2 {
@@ -191,5 +206,34 @@ mod tests {
             assert!(found.cuts.mark.loose.has_more(), "of what stood there nothing is known");
             assert_eq!(Meta { cuts: CutState::default(), ..found }, meta);
         }
+    }
+
+    const FIRST_SCHEMA: &str = include_str!("../../../tests/vectors/index-1.sql");
+
+    #[test]
+    fn an_index_of_the_first_format_is_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.db");
+        Connection::open(&path).unwrap().execute_batch(FIRST_SCHEMA).unwrap();
+        let index = SqliteIndex::open(&path).unwrap();
+        let meta = index.meta().unwrap();
+        assert_eq!((meta.sequence, meta.asides, meta.rejoining), (7, 3, false));
+        drop(index);
+        assert_eq!(SqliteIndex::open(&path).unwrap().meta().unwrap(), meta);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_words_and_an_impossible_one_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(FIRST_SCHEMA).unwrap();
+        connection.execute_batch("PRAGMA user_version = 99").unwrap();
+        drop(connection);
+        let refused = SqliteIndex::open(&path).unwrap_err();
+        assert_eq!(refused, IndexError::Newer { found: 99, known: SCHEMA_VERSION });
+        assert!(refused.to_string().contains("use the newer version"), "{refused}");
+        Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = -5").unwrap();
+        assert!(matches!(SqliteIndex::open(&path), Err(IndexError::Damaged(_))));
     }
 }

@@ -1,0 +1,137 @@
+//! A replica that remembers less than it has told: its index was lost and built anew from the directory, or it was restored
+//! from a backup. It rejoins as unknown, not as an authority. Until one peer has told everything,
+//!
+//! * what stands in its directory, and is not of a version that it remembers, is told to nobody and taken for nothing; where
+//!   a peer has the same, it is that version, without a transfer;
+//! * what differs from a peer's version is kept beside it as a conflict; what the peers say was deleted is kept in
+//!   `aside/`: it may be the version that was deleted, and then must not come back, or a later edit, and then must not be lost;
+//! * what is missing was not deleted: it comes back;
+//! * it claims to know nothing, so that peers tell it all, its own forgotten writes among it.
+//!
+//! Then what no peer has, not even as a deletion, is new. Counters go on far above all that a peer has ever seen of this
+//! replica, so no dot is used twice.
+//!
+//! A loss is known when the index is opened. A backup is noticed when a peer knows a write of this replica that it never
+//! made; what was edited here since the beginning of this run is unknown then, what is older is taken for what it says. Not
+//! noticed are edits under a forgotten counter that reach a third replica before a peer that knows better is met.
+
+use crate::disk::{Disk, Keep, Stat};
+use crate::error::{StoreError, Violation};
+use crate::index::{Entry, Index};
+use crate::path::RelPath;
+use crate::reconcile::conflict_path;
+use crate::record::{Record, VersionVector};
+use crate::status::Problem;
+
+use super::{Engine, SessionId};
+
+/// How far counters go on above what a peer has seen: more than other peers can have seen beyond that.
+const LEAP: u64 = 1 << 32;
+
+/// No replica gives out more.
+const COUNTER_MAX: u64 = 1 << 50;
+
+const REJOINING: &str = "its index was lost or is older than what its peers know of it: it waits for a peer to tell it everything, \
+     and says nothing for itself until then";
+
+impl<D: Disk, I: Index> Engine<D, I> {
+    pub(super) fn rejoining_problem(&self) -> Option<Problem> {
+        self.meta.rejoining.then(|| Problem { path: None, what: REJOINING.to_owned() })
+    }
+
+    /// Whether a peer knows a write of this replica under a counter that it has not given out. Then it rejoins.
+    pub(super) fn remembers_less(&mut self, id: SessionId, counter: u64) -> Result<bool, StoreError> {
+        if counter <= self.meta.sequence && !self.is_forgotten(counter) {
+            return Ok(false);
+        }
+        if counter > COUNTER_MAX {
+            let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+            session.fail(Violation::Record("a counter of this replica that it cannot reach"));
+            return Ok(true);
+        }
+        self.rejoin(counter).map(|()| true)
+    }
+
+    /// Whether this replica gave a counter out in a life that it does not remember at all: it was made anew under an old key.
+    fn is_forgotten(&self, counter: u64) -> bool {
+        let met = self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
+        counter > 0 && counter <= self.meta.base && !self.meta.rejoining && !met
+    }
+
+    fn rejoin(&mut self, known: u64) -> Result<(), StoreError> {
+        self.problem(None, REJOINING);
+        // Whoever never met anyone has no versions that others know.
+        let met = self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
+        let (device, since) = (self.meta.device, if met { self.began_at } else { 0 });
+        let mut edits = Vec::new();
+        self.each_entry(|entry| {
+            let record = &entry.record;
+            if !entry.stale && record.by == device && record.counter() > since {
+                edits.push(entry.clone());
+            }
+        })?;
+        self.meta.sequence = self.meta.sequence.max(known) + LEAP;
+        self.meta.base = self.meta.sequence;
+        self.meta.rejoining = true;
+        self.began_at = self.meta.sequence;
+        for Entry { record, seen, .. } in edits {
+            match record.kind.is_live() {
+                true => self.put_found(record, seen)?,
+                // Nothing was deleted here: what the peers have comes back.
+                false => self.forget(&record.path)?,
+            }
+        }
+        self.begin_index()?;
+        self.restate(true)
+    }
+
+    /// Remembers what stands at a path without saying that it is a version.
+    pub(super) fn put_found(&mut self, record: Record, seen: Option<Stat>) -> Result<(), StoreError> {
+        self.reconsider(&record.path);
+        let sequence = self.next_sequence();
+        let record = Record { version: VersionVector::default(), ..record };
+        self.put_entry(&Entry { record, sequence, seen, stale: true })
+    }
+
+    /// What stands at a path differs from a peer's version that takes its place: it becomes a version of its own, beside.
+    pub(super) fn keep_beside(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let path = &entry.record.path;
+        let copy = loop {
+            // A counter that was never used gives a name that was never used, unless a crash left it.
+            let loser = self.own_version(None, path, entry.record.kind.clone());
+            let copy = conflict_path(&loser);
+            match self.disk.keep(path, &Keep::Beside(copy.clone())) {
+                Ok(_) => break copy,
+                Err(crate::disk::DiskError::Taken) => drop(self.next_sequence()),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let record = self.own_version(None, &copy, entry.record.kind.clone());
+        let seen = self.stat(&copy)?;
+        self.put(record, seen)
+    }
+
+    /// A peer has told everything, and all of it stands here: what else was found is this replica's own.
+    pub(super) fn rejoined(&mut self) -> Result<(), StoreError> {
+        if !self.meta.rejoining {
+            return Ok(());
+        }
+        self.meta.rejoining = false;
+        self.uncommitted = true;
+        self.problems.retain(|_, what| what != REJOINING);
+        if self.is_undoing() {
+            // Whoever follows has no versions of its own.
+            return Ok(());
+        }
+        for entry in self.stale_entries()?.into_iter().filter(|entry| entry.record.version.is_empty()) {
+            let record = self.own_version(None, &entry.record.path, entry.record.kind);
+            self.put(record, entry.seen)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an absent entry has to come back instead of being taken as deleted.
+    pub(super) fn comes_back(&self, path: &RelPath) -> bool {
+        self.meta.rejoining && !self.is_ignored_path(path, None, None)
+    }
+}
