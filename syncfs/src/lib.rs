@@ -111,8 +111,9 @@
 //!   of such databases are only sound when taken in quiet.
 //! * Commands around a cut come from the settings of this replica, never from a peer. They run as the user of this process, in
 //!   the folder, without a shell; but a program that they name by a relative path is one that a peer may have written.
-//! * State of one replica must not be copied to another machine or restored from a backup: a peer that notices ends the
-//!   session and says so.
+//! * State of one replica must not be copied to another machine: two that call themselves the same make each other rejoin,
+//!   over and over. One that was restored from a backup rejoins once; what it wrote between the
+//!   restore and meeting a peer that knows better must not reach a third replica first.
 //!
 //! # Features
 //!
