@@ -133,7 +133,7 @@ pub(super) fn answer_restore<T>(
     result: Result<T, RestoreError>,
 ) -> Result<(), StoreError> {
     let fatal = match &result {
-        Err(RestoreError::Store(error)) => Some(error.clone()),
+        Err(RestoreError::Store(error)) if error.is_final() => Some(error.clone()),
         Err(RestoreError::Disk(error)) if error.is_final() => Some(error.clone().into()),
         _ => None,
     };
