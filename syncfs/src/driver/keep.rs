@@ -216,7 +216,12 @@ impl RealDisk {
 
     pub(super) fn sync_aside(&mut self) -> Result<(), DiskError> {
         for dir in std::mem::take(&mut self.touched_aside).into_iter().rev() {
-            fsync(self.aside.dir(dir.as_ref())?).map_err(dead)?;
+            match self.aside.dir(dir.as_ref()) {
+                Ok(dir) => fsync(dir).map_err(dead)?,
+                // It was made for an entry that could not be kept, and is gone again.
+                Err(DiskError::NoParent) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
