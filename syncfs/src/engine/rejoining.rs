@@ -55,7 +55,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Whether this replica gave a counter out in a life that it does not remember at all: it was made anew under an old key.
     fn is_forgotten(&self, counter: u64) -> bool {
         let met = self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
-        counter > 0 && counter <= self.meta.base && !self.meta.rejoining && !met
+        // The base itself is no write's: a peer that was told of none has heard just that.
+        (1..self.meta.base).contains(&counter) && !self.meta.rejoining && !met
     }
 
     fn rejoin(&mut self, known: u64) -> Result<(), StoreError> {
