@@ -240,13 +240,14 @@ impl MemoryDisk {
         nodes.map(|(path, node)| (path, node.data)).collect()
     }
 
-    /// What was set aside, and what the history keeps.
+    /// The regular files that were set aside, or that the history keeps.
     #[must_use]
     pub fn kept(&self) -> BTreeSet<Vec<u8>> {
         let state = self.0.borrow();
         let names = [Space::Aside, Space::History].map(|space| &state.files.inode(space.root()).entries);
         let inodes = names.into_iter().flat_map(|names| names.values());
-        inodes.map(|ino| state.files.inode(*ino).body.data.clone()).collect()
+        let inodes = inodes.map(|ino| state.files.inode(*ino));
+        inodes.filter(|inode| inode.kind == FileKind::File).map(|inode| inode.body.data.clone()).collect()
     }
 
     /// Contents that a power cut right now would leave for sure: in the folder, set aside, in the history.
