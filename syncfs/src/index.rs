@@ -38,6 +38,14 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Whether it is live, and exactly what was seen still stands there.
+    #[must_use]
+    pub fn is_seen(&self, stat: &Stat) -> bool {
+        self.record.kind.is_live() && self.seen.as_ref() == Some(stat)
+    }
+}
+
 /// What a replica knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {

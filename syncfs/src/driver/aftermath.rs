@@ -9,16 +9,15 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
-use rustix::fs::{Advice, AtFlags, Dir, Mode, OFlags, fadvise, fsync, futimens, openat, renameat, unlinkat};
+use rustix::fs::{Advice, AtFlags, Dir, Mode, OFlags, fadvise, openat, renameat, unlinkat};
 
 use super::attributes;
 use super::disk::RealDisk;
 use super::sparse::copy;
 use super::state::stage_name;
-use super::tree::{create, dead, failed, times};
+use super::tree::{create, failed};
 use crate::disk::{DiskError, Stat};
 use crate::path::RelPath;
-use crate::record::Attributes;
 
 /// What the next life must not trust.
 #[derive(Debug, Default)]
@@ -67,15 +66,10 @@ impl RealDisk {
                 reason: "a sync of it failed, and it has other names too: write it again".to_owned(),
             });
         }
-        let xattrs = attributes::read_xattrs(file)?.unwrap_or_default();
         let name = stage_name(path) + "-again";
         let fresh = create(&self.staging, &name)?;
         copy(file, &fresh).map_err(|error| failed("copy a file", error))?;
-        let attributes = Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs };
-        attributes::apply(&fresh, &attributes, true)?;
-        futimens(&fresh, &times(stat.mtime_ns))
-            .map_err(|error| failed("set the modification time", error))?;
-        fsync(&fresh).map_err(dead)?;
+        attributes::finish_copy(&fresh, file, stat)?;
         let place = self.place_of(path, Some(stat))?;
         renameat(&self.staging, &name, &place.dir, place.name)
             .map_err(|error| failed("rename into place", error))?;

@@ -1,34 +1,29 @@
 //! `aside/`: what is kept of branches (see [`crate::branch`]), a directory for each, contents under their own paths. They are
 //! second names of the files that stood in the folder; a database has its log or journal beside it.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 
 use rusqlite::Connection;
-use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, fsync, futimens, openat, readlinkat, renameat, symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fsync, openat, readlinkat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use super::attributes;
 use super::database::{side_names, side_print};
 use super::disk::RealDisk;
 use super::reading::hash;
+use super::sparse::copy;
 use super::state::stage_name;
-use super::tree::{create, dead, failed, stat_in, times};
+use super::tree::{create, dead, failed, stat_in};
 use crate::branch::What;
 use crate::disk::{DiskError, FileKind, Stat};
 use crate::hash::ContentHash;
 use crate::path::RelPath;
-use crate::record::Attributes;
 
 /// The name of a branch that is being removed. It is no branch's name.
 const DROPPED: &str = "dropped";
-/// How much is copied at once, in bytes.
-const COPY_BYTES: usize = 1 << 20;
 
 impl RealDisk {
     pub(super) fn list_aside(&mut self) -> Result<Vec<(String, RelPath)>, DiskError> {
@@ -59,10 +54,7 @@ impl RealDisk {
         let kept = place_of(folder, path)?;
         Ok(match self.aside.stat(&kept)? {
             Some(stat) if stat.kind == FileKind::Symlink => {
-                let place = self.aside.place(&kept)?;
-                let target = readlinkat(&place.dir, place.name, Vec::new());
-                let target = target.map_err(|error| failed("read a symlink", error))?;
-                Some(What::Symlink(ContentHash::of(target.as_bytes())))
+                Some(What::Symlink(ContentHash::of(self.kept_target(&kept)?.as_bytes())))
             }
             Some(stat) if stat.kind == FileKind::File && stat.size == 0 => {
                 Some(What::File(crate::record::Content::default().root(), 0))
@@ -74,6 +66,11 @@ impl RealDisk {
             }
             _ => None,
         })
+    }
+
+    fn kept_target(&self, kept: &RelPath) -> Result<CString, DiskError> {
+        let place = self.aside.place(kept)?;
+        readlinkat(&place.dir, place.name, Vec::new()).map_err(|error| failed("read a symlink", error))
     }
 
     pub(super) fn copy_from_aside(
@@ -89,9 +86,7 @@ impl RealDisk {
         match stat.kind {
             FileKind::File => self.draft_file(&kept, &stat, &draft)?,
             FileKind::Symlink => {
-                let place = self.aside.place(&kept)?;
-                let target = readlinkat(&place.dir, place.name, Vec::new())
-                    .map_err(|error| failed("read a symlink", error))?;
+                let target = self.kept_target(&kept)?;
                 let _ = unlinkat(&self.staging, &draft, AtFlags::empty());
                 symlinkat(target, &self.staging, &draft)
                     .map_err(|error| failed("create a symlink", error))?;
@@ -112,7 +107,7 @@ impl RealDisk {
         if stat.size > 0 {
             // A program may still have it open: a database is not closed under it.
             let opened = self.databases.open(&self.aside, kept, stat)?;
-            copy(opened.file(), &target)?;
+            copy(opened.file(), &target).map_err(|error| failed("copy a file", error))?;
             is_database = before.1 != 0 && self.databases.is_database(&self.aside, kept, stat);
         }
         if is_database {
@@ -127,11 +122,7 @@ impl RealDisk {
         if is_database {
             self.fold_sides(draft)?;
         }
-        let xattrs = attributes::read_xattrs(self.aside.pin(kept)?)?.unwrap_or_default();
-        attributes::apply(&target, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs }, true)?;
-        futimens(&target, &times(stat.mtime_ns))
-            .map_err(|error| failed("set the modification time", error))?;
-        fsync(&target).map_err(dead)
+        attributes::finish_copy(&target, self.aside.pin(kept)?, stat)
     }
 
     fn draft_side(&self, dir: &OwnedFd, side: &[u8], draft: &[u8]) -> Result<(), DiskError> {
@@ -142,7 +133,10 @@ impl RealDisk {
                 Err(error) => Err(failed("remove a stage", error)),
             },
             Err(error) => Err(failed("open what is kept aside", error)),
-            Ok(source) => copy(&File::from(source), &create(&self.staging, &String::from_utf8_lossy(draft))?),
+            Ok(source) => {
+                let target = create(&self.staging, &String::from_utf8_lossy(draft))?;
+                copy(&File::from(source), &target).map_err(|error| failed("copy a file", error))
+            }
         }
     }
 
@@ -203,7 +197,7 @@ impl RealDisk {
 }
 
 /// The place of a branch's path in `aside/`.
-fn place_of(folder: &str, path: &RelPath) -> Result<RelPath, DiskError> {
+pub(super) fn place_of(folder: &str, path: &RelPath) -> Result<RelPath, DiskError> {
     let place = OsStr::new(folder).as_bytes();
     RelPath::new([place, b"/", path.as_bytes()].concat())
         .map_err(|error| failed("name a place in aside/", std::io::Error::other(error)))
@@ -214,16 +208,4 @@ fn split(place: &RelPath) -> Option<(String, RelPath)> {
     let bytes = place.as_bytes();
     let at = bytes.iter().position(|&byte| byte == b'/')?;
     Some((String::from_utf8(bytes[..at].to_vec()).ok()?, RelPath::new(&bytes[at + 1..]).ok()?))
-}
-
-fn copy(source: &File, target: &File) -> Result<(), DiskError> {
-    let (mut buffer, mut offset) = (vec![0; COPY_BYTES], 0);
-    loop {
-        let read = source.read_at(&mut buffer, offset).map_err(|error| failed("read", error))?;
-        if read == 0 {
-            return Ok(());
-        }
-        target.write_all_at(&buffer[..read], offset).map_err(|error| failed("write a stage", error))?;
-        offset += read as u64;
-    }
 }

@@ -5,16 +5,17 @@
 //! Extended attributes of a descriptor like that can only be reached through `/proc/self/fd`; where there is no `/proc`,
 //! it is as on a filesystem that has none.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, Uid, XattrFlags, chmodat, chownat, fchmod, fstat, getxattr, listxattr,
-    removexattr, setxattr, utimensat,
+    AtFlags, CWD, Gid, Mode, Uid, XattrFlags, chmodat, chownat, fchmod, fstat, fsync, futimens, getxattr,
+    listxattr, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
 use super::disk::{RealDisk, Unsynced};
-use super::tree::{convert, failed, times};
+use super::tree::{convert, dead, failed, times};
 use crate::disk::{DiskError, Stat};
 use crate::path::RelPath;
 use crate::record::{
@@ -56,6 +57,14 @@ pub(super) fn read_xattrs(fd: impl AsFd) -> Result<Option<Xattrs>, DiskError> {
         xattrs.insert(name, value);
     }
     Ok(Some(xattrs))
+}
+
+/// Gives a fresh copy of a file what else that one has (`like` is it, and `stat` its fingerprint), and makes it durable.
+pub(super) fn finish_copy(copy: &File, like: impl AsFd, stat: &Stat) -> Result<(), DiskError> {
+    let xattrs = read_xattrs(like)?.unwrap_or_default();
+    apply(copy, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs }, true)?;
+    futimens(copy, &times(stat.mtime_ns)).map_err(|error| failed("set the modification time", error))?;
+    fsync(copy).map_err(dead)
 }
 
 /// Gives an inode its attributes, as far as this process and the filesystem can: see [`crate::disk::Disk`]. A `fresh` one

@@ -3,18 +3,16 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{
-    AtFlags, Mode, RenameFlags, fsync, futimens, linkat, mkdirat, renameat, renameat_with, unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, RenameFlags, fsync, linkat, mkdirat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
+use super::aside::place_of;
 use super::disk::RealDisk;
 use super::state::stage_name;
 use super::tree::{create, dead, failed, stat_in, times};
 use super::{attributes, database, sparse};
 use crate::disk::{DiskError, FileKind, Stat};
 use crate::path::RelPath;
-use crate::record::Attributes;
 
 /// How names in the staging directory end that are about to be given their place in one step: a hard link, a copy.
 pub(super) const LINK: &[u8] = b"-link";
@@ -93,10 +91,7 @@ impl RealDisk {
             return Err(DiskError::Changed);
         }
         let pinned = self.tree.pin(path)?;
-        let xattrs = attributes::read_xattrs(&pinned)?.unwrap_or_default();
-        attributes::apply(&target, &Attributes { mode: stat.mode, owner: Some(stat.owner), xattrs }, true)?;
-        futimens(&target, &times(stat.mtime_ns)).map_err(|error| failed("set the time", error))?;
-        fsync(&target).map_err(dead)?;
+        attributes::finish_copy(&target, &pinned, stat)?;
         match renameat_with(&self.staging, &draft, to.0, to.1, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(DiskError::Taken),
@@ -135,8 +130,7 @@ impl RealDisk {
 
     pub(super) fn keep_aside(&mut self, path: &RelPath, folder: &str) -> Result<String, DiskError> {
         let place = self.tree.place(path)?;
-        let kept = RelPath::new([folder.as_bytes(), b"/", path.as_bytes()].concat())
-            .map_err(|error| failed("name a place in aside/", std::io::Error::other(error)))?;
+        let kept = place_of(folder, path)?;
         let mut parents = Vec::new();
         let mut next = kept.parent();
         while let Some(dir) = next {

@@ -190,8 +190,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let mut changed = Vec::new();
         for (path, stat) in &before {
             let entry = self.index.entry(path)?;
-            let same =
-                entry.as_ref().is_some_and(|entry| entry.record.kind.is_live() && entry.seen == Some(*stat));
+            let same = entry.as_ref().is_some_and(|entry| entry.is_seen(stat));
             if !same {
                 changed.push((path, *stat, entry));
             }
@@ -257,8 +256,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn publish_group(&mut self, name: &RelPath, read: Read) -> Result<bool, StoreError> {
-        let found: Vec<_> = read.present.iter().map(|(_, stat)| (stat.dev, stat.ino)).collect();
-        if !self.believes(&read.gone, &found)? {
+        if !self.believes(&read.gone, &read.present)? {
             return Ok(false);
         }
         self.cutting.open = Some(name.clone());

@@ -9,14 +9,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Stat};
 use crate::error::StoreError;
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::status::{Event, Role, ScanReport};
 
 use super::Engine;
-use super::scanning::Inode;
 
 /// So many files may vanish at once in any folder.
 pub const MASS_DELETION_MIN: u64 = 100;
@@ -63,7 +62,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Whether the absence of these paths is taken as their deletion. `found` is what else was found: what stands elsewhere
     /// was renamed.
-    pub(super) fn believes(&mut self, gone: &[RelPath], found: &[Inode]) -> Result<bool, StoreError> {
+    pub(super) fn believes(
+        &mut self,
+        gone: &[RelPath],
+        found: &[(RelPath, Stat)],
+    ) -> Result<bool, StoreError> {
         let min = match self.guard.min {
             Some(min) if !self.guard.confirmed && self.meta.role == Role::Shared && !self.is_undoing() => min,
             _ => u64::MAX,
@@ -71,7 +74,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if gone.len() as u64 <= min {
             return Ok(true);
         }
-        let found: BTreeSet<_> = found.iter().copied().collect();
+        let found: BTreeSet<_> = found.iter().map(|(_, stat)| (stat.dev, stat.ino)).collect();
         let mut vanished = 0;
         for path in gone {
             let Some(entry) = self.index.entry(path)? else { continue };

@@ -69,8 +69,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         gone.sort_unstable();
         gone.dedup();
-        let found: Vec<_> = present.iter().map(|(_, stat)| (stat.dev, stat.ino)).collect();
-        if self.believes(&gone, &found)? {
+        if self.believes(&gone, &present)? {
             self.take_up_gone(gone, &mut ScanReport::default())?;
         }
         self.cut_changed(paced)?;
@@ -241,8 +240,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 None => Ok(Observed::Same),
             };
         };
-        let same =
-            entry.as_ref().is_some_and(|entry| entry.record.kind.is_live() && entry.seen == Some(stat));
+        let same = entry.as_ref().is_some_and(|entry| entry.is_seen(&stat));
         if same
             || ignored
             || self.is_set_aside(path, &stat)

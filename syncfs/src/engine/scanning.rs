@@ -14,8 +14,8 @@ use super::Engine;
 /// Entries of the index that are in memory at once.
 const PAGE: usize = 1000;
 
-/// Device and inode.
-pub(super) type Inode = (u64, u64);
+/// A path, and the fingerprint of what stands there.
+type Standing = (RelPath, Stat);
 
 /// An entry of a directory; or, without a fingerprint, what is in it.
 struct Step {
@@ -60,11 +60,11 @@ impl Known {
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// Takes up what stands in the folder and is not as the index has seen it. Gives what is in the index and was not
-    /// found, in path order, and the inodes of what was taken up.
+    /// found, in path order, and what was taken up.
     pub(super) fn compare(
         &mut self,
         report: &mut ScanReport,
-    ) -> Result<(Vec<RelPath>, Vec<Inode>), StoreError> {
+    ) -> Result<(Vec<RelPath>, Vec<Standing>), StoreError> {
         let (mut gone, mut unread) = (Vec::new(), Vec::new());
         let (mut suspects, mut known) = (Vec::new(), Known::new());
         let mut lose = |entry: Entry, unread: &[Option<RelPath>]| {
@@ -84,7 +84,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let mut same = false;
             while let Some(entry) = known.next(&self.index, Some(&path))? {
                 match entry.record.path == path {
-                    true => same = entry.record.kind.is_live() && entry.seen == Some(stat),
+                    true => same = entry.is_seen(&stat),
                     false => lose(entry, &unread),
                 }
             }
@@ -96,7 +96,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             lose(entry, &unread);
         }
         self.take_up(&suspects, report)?;
-        Ok((gone, suspects.iter().map(|(_, stat)| (stat.dev, stat.ino)).collect()))
+        Ok((gone, suspects))
     }
 
     /// What a directory holds, the last first.

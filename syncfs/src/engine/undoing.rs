@@ -52,10 +52,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             // It is not what waited there any more.
             Some(entry) if entry.stale && self.receives_only() => {
                 self.forget(&entry.record.path)?;
-                match self.disk.remove(path, &stat) {
-                    Err(error) if error.is_final() => Err(error.into()),
-                    _ => Ok(()),
-                }
+                self.remove_edit(path, &stat)
             }
             Some(mut entry) if entry.stale => {
                 entry.seen = Some(stat);
@@ -68,10 +65,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.restore(entry.record, Some(stat));
                 Ok(())
             }
-            _ => match self.disk.remove(path, &stat) {
-                Err(error) if error.is_final() => Err(error.into()),
-                _ => Ok(()),
-            },
+            _ => self.remove_edit(path, &stat),
+        }
+    }
+
+    /// What was edited further since it was set aside stays: it is looked at again.
+    fn remove_edit(&mut self, path: &RelPath, stat: &Stat) -> Result<(), StoreError> {
+        match self.disk.remove(path, stat) {
+            Err(error) if error.is_final() => Err(error.into()),
+            _ => Ok(()),
         }
     }
 

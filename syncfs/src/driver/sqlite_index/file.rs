@@ -13,7 +13,9 @@ use crate::index::{Index, IndexError, Meta, Totals};
 use crate::wire::decode_vector;
 
 /// The version of the schema that this code reads and writes.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 2 + LATER.len() as i64;
+/// What the versions after the second added, one after the other: the last statement of each says which it is.
+const LATER: [&str; 3] = [BRANCHES, CUTS, REJOINING];
 /// What the second version added: how the names of a file are found.
 const NAMES: &str = "
     CREATE TABLE inode (ino INTEGER NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (ino, entry)) STRICT, WITHOUT ROWID;
@@ -35,9 +37,7 @@ impl SqliteIndex {
         let connection = connect(path)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         connection.execute_batch(include_str!("schema.sql"))?;
-        connection.execute_batch(BRANCHES)?;
-        connection.execute_batch(CUTS)?;
-        connection.execute_batch(REJOINING)?;
+        LATER.iter().try_for_each(|step| connection.execute_batch(step))?;
         let mut index = Self::new(connection, path)?;
         index.in_transaction.set(true);
         index.put_meta(meta)?;
@@ -62,19 +62,9 @@ impl SqliteIndex {
         if version < 2 {
             index.add_names()?;
         }
-        if version < 3 {
+        for (_, step) in (3..).zip(LATER).filter(|(reached, _)| version < *reached) {
             index.begin()?;
-            index.connection.execute_batch(BRANCHES)?;
-            index.commit()?;
-        }
-        if version < 4 {
-            index.begin()?;
-            index.connection.execute_batch(CUTS)?;
-            index.commit()?;
-        }
-        if version < 5 {
-            index.begin()?;
-            index.connection.execute_batch(REJOINING)?;
+            index.connection.execute_batch(step)?;
             index.commit()?;
         }
         Ok(index)
