@@ -26,15 +26,15 @@ use syncfs::{At, History, RelPath, Role};
 const LASTS: Duration = Duration::from_secs(4);
 const SECRET: &str = "what stands outside";
 
-/// Everything below a directory: kind, permissions, times and bytes. No symlink is followed.
+/// Everything below a directory: kind, permissions, times and bytes. No symlink is followed; what goes meanwhile is not in it.
 fn picture(dir: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, u64, Vec<u8>)> {
     let mut all = BTreeMap::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(path) = todo.pop() {
-        let meta = fs::symlink_metadata(&path).unwrap();
-        let bytes = if meta.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        let bytes = if meta.is_file() { fs::read(&path).unwrap_or_default() } else { Vec::new() };
         if meta.is_dir() {
-            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            todo.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
         }
         all.insert(path, (meta.mode(), meta.mtime(), meta.ctime_nsec(), meta.nlink(), bytes));
     }

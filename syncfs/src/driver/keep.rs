@@ -76,6 +76,8 @@ impl RealDisk {
             Ok(()) => self.sync_content(path),
             Err(Errno::EXIST) => Err(DiskError::Taken),
             Err(Errno::NOENT) => Err(DiskError::Changed),
+            // A directory stands there by now, and cannot be linked.
+            Err(Errno::PERM) if stat_in(from.0, from.1)? != Some(stat) => Err(DiskError::Changed),
             Err(error) => Err(failed("keep a file", error)),
         }
     }

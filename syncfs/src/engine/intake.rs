@@ -219,9 +219,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     pub(super) fn observe(&mut self, path: &RelPath, stat: Option<Stat>) -> Result<Observed, StoreError> {
         match self.look_at(path, stat) {
-            // The ground moved below it: that is no reason to stop for.
-            Err(StoreError::Disk(DiskError::NoParent | DiskError::Changed)) => {
-                self.unclear(path, DiskError::Changed)
+            // The ground moved below it.
+            Err(StoreError::Disk(DiskError::NoParent)) => self.unclear(path, DiskError::Changed),
+            // One path is no reason to stop for; a disk without room is about all of them.
+            Err(StoreError::Disk(error)) if !matches!(error, DiskError::Full { .. }) => {
+                self.unclear(path, error)
             }
             other => other,
         }
