@@ -4,9 +4,11 @@
 mod branches;
 mod errors;
 mod file;
+mod rows;
 mod witness;
 
 pub(super) use errors::damaged;
+use rows::{ENTRY, Row, path_of, peer_of};
 pub(super) use witness::Witness;
 
 use std::cell::{Cell, RefCell};
@@ -14,7 +16,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::stored::{decode_stat, encode_stat, put_word, take_word};
+use super::stored::{encode_stat, put_word};
 use crate::cutting::CutState;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::Fences;
@@ -22,7 +24,7 @@ use crate::hash::ContentHash;
 use crate::index::{Entry, Index, IndexError, Location, Meta, PeerState, Totals};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
-use crate::record::{Content, Record, VersionVector};
+use crate::record::{Content, Record};
 use crate::status::{Conflict, Role};
 use crate::wire::{decode_cuts, decode_kind, decode_vector, encode_cuts, encode_kind, encode_vector};
 
@@ -40,13 +42,6 @@ pub(super) struct SqliteIndex {
     last: RefCell<Option<(RelPath, Option<Row>)>>,
 }
 
-/// An entry and its number.
-#[derive(Clone, Debug)]
-struct Row {
-    id: i64,
-    entry: Entry,
-}
-
 impl SqliteIndex {
     fn begin(&self) -> Result<(), IndexError> {
         if !self.in_transaction.replace(true) {
@@ -59,57 +54,6 @@ impl SqliteIndex {
         self.begin()?;
         self.connection.prepare_cached(sql)?.execute(values)?;
         Ok(())
-    }
-
-    fn entries(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Entry>, IndexError> {
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let mut rows = statement.query(values)?;
-        let mut entries = Vec::new();
-        while let Some(row) = rows.next()? {
-            entries.push(self.row_of(row)?.entry);
-        }
-        Ok(entries)
-    }
-
-    fn row_of(&self, row: &rusqlite::Row<'_>) -> Result<Row, IndexError> {
-        let bytes = |column: usize| row.get_ref(column)?.as_blob().map_err(damaged);
-        let devices = self.devices.borrow();
-        let device = |number: u64| {
-            let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
-            index.and_then(|index| devices.get(index)).copied().ok_or_else(|| damaged("device"))
-        };
-        let seen = row.get_ref(7)?.as_blob_or_null().map_err(damaged)?;
-        let mut version = VersionVector::default();
-        let mut pairs = bytes(5)?;
-        while !pairs.is_empty() {
-            version.raise(device(take_word(&mut pairs)?)?, take_word(&mut pairs)?);
-        }
-        let record = Record {
-            path: RelPath::new(bytes(1)?).map_err(damaged)?,
-            kind: decode_kind(bytes(6)?).map_err(damaged)?,
-            version,
-            by: device(unsigned(row.get(3)?))?,
-            epoch: unsigned(row.get(4)?),
-        };
-        let entry = Entry {
-            record,
-            sequence: unsigned(row.get(2)?),
-            seen: seen.map(decode_stat).transpose()?,
-            stale: row.get(8)?,
-        };
-        Ok(Row { id: row.get(0)?, entry })
-    }
-
-    fn find(&self, path: &RelPath) -> Result<Option<Row>, IndexError> {
-        if let Some((_, row)) = self.last.borrow().as_ref().filter(|(last, _)| last == path) {
-            return Ok(row.clone());
-        }
-        let sql = format!("{ENTRY} WHERE path = ?1");
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query([path.as_bytes()])?;
-        let row = rows.next()?.map(|row| self.row_of(row)).transpose()?;
-        *self.last.borrow_mut() = Some((path.clone(), row.clone()));
-        Ok(row)
     }
 
     /// The number of a device, a new one if it was never named.
@@ -166,16 +110,6 @@ impl SqliteIndex {
         Ok(())
     }
 
-    fn paths(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<RelPath>, IndexError> {
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let mut rows = statement.query(values)?;
-        let mut paths = Vec::new();
-        while let Some(row) = rows.next()? {
-            paths.push(path_of(row, 0)?);
-        }
-        Ok(paths)
-    }
-
     /// Files and bytes, without one entry and with another.
     fn count(&mut self, old: Option<&Content>, new: Option<&Content>) {
         if let Some(content) = old {
@@ -188,9 +122,6 @@ impl SqliteIndex {
         }
     }
 }
-
-/// The columns of an entry, as [`SqliteIndex::row_of`] reads them.
-const ENTRY: &str = "SELECT id, path, sequence, writer, epoch, version, kind, seen, stale FROM entry";
 
 impl Index for SqliteIndex {
     fn meta(&self) -> Result<Meta, IndexError> {
@@ -455,21 +386,6 @@ impl Index for SqliteIndex {
         }
         Ok(())
     }
-}
-
-fn path_of(row: &rusqlite::Row<'_>, column: usize) -> Result<RelPath, IndexError> {
-    let bytes: Vec<u8> = row.get(column)?;
-    RelPath::new(bytes).map_err(damaged)
-}
-
-fn peer_of(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<PeerState> {
-    let life = |word: Option<i64>| word.map(|word| IndexId(unsigned(word)));
-    Ok(PeerState {
-        theirs: life(row.get(first)?),
-        have: unsigned(row.get(first + 1)?),
-        ours: life(row.get(first + 2)?),
-        acked: unsigned(row.get(first + 3)?),
-    })
 }
 
 /// SQLite has signed words only: the same 64 bits.

@@ -33,6 +33,8 @@ mod pending;
 mod plans;
 mod reading;
 mod rejoining;
+mod reporting;
+mod restoring;
 mod room;
 mod scanning;
 mod transfer;
@@ -50,7 +52,7 @@ use crate::index::{Entry, Index, IndexError, Meta};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
 use crate::record::Record;
-use crate::status::{Event, PeerStatus, Problem, Status, Summary};
+use crate::status::{Event, Problem, Summary};
 use crate::wire::Message;
 
 use exchange::Session;
@@ -65,6 +67,7 @@ pub use exchange::{
 pub use guarding::MASS_DELETION_MIN;
 pub use moves::MOVES_KEPT_MAX;
 pub use pacing::{CUT_EVERY_MS, CUT_WAIT_MAX_MS};
+pub use reporting::{EVENTS_MAX, PROBLEMS_MAX};
 pub use room::LOOK_FOR_ROOM_MS;
 pub use transfer::{TRY_AGAIN_MS, WORK_BYTES};
 pub use wants::WINDOW_BYTES;
@@ -75,11 +78,6 @@ pub struct SessionId(pub u64);
 
 /// Not a stream: versions that this replica has to restore on its own disk.
 const OWN: SessionId = SessionId(0);
-
-/// Most events kept for a caller that does not take them; older ones are dropped.
-pub const EVENTS_MAX: usize = 4096;
-/// Most problems remembered; a folder with more says so for the folder as a whole.
-pub const PROBLEMS_MAX: usize = 1000;
 
 /// What happens to an engine.
 #[derive(Clone, Debug)]
@@ -240,11 +238,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         sessions.chain(self.try_again_at()).chain(self.pace.deadline()).chain(self.room.deadline()).min()
     }
 
-    /// The events since the last call.
-    pub fn events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
-    }
-
     /// Why a session must be closed, if it must. Send what [`Engine::poll`] still gives (a farewell), then close it.
     #[must_use]
     pub fn ended(&self, session: SessionId) -> Option<&Violation> {
@@ -292,66 +285,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         })?;
         Ok(digester.finish())
-    }
-
-    /// A snapshot for people.
-    ///
-    /// # Errors
-    /// If the index fails.
-    pub fn status(&self) -> Result<Status, IndexError> {
-        let totals = self.index.totals()?;
-        let mut peers: BTreeMap<_, _> = self.index.peers()?.into_iter().collect();
-        // One that has only just come, too.
-        for device in self.sessions.values().filter_map(|session| session.peer) {
-            peers.entry(device).or_default();
-        }
-        let peers = peers.into_iter().map(|(device, state)| {
-            let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
-            let behind = self.meta.sequence.saturating_sub(acked.max(self.meta.base));
-            let (connected, transfer) = (self.is_connected(&device), self.transfer_from(&device));
-            PeerStatus { device, connected, acked, behind, transfer }
-        });
-        Ok(Status {
-            device: self.meta.device,
-            folder: self.meta.folder,
-            index: self.meta.index,
-            files: totals.files,
-            bytes: totals.bytes,
-            sequence: self.meta.sequence,
-            epoch: self.meta.fences.epoch(),
-            role: self.meta.role,
-            pending: self.pending.len() as u64,
-            peers: peers.collect(),
-            problems: self.problems(),
-            conflicts: self.index.conflicts()?.len() as u64,
-            branches: self.index.branch_count()?,
-            refused: self.refused,
-            held_deletions: self.held_deletions(),
-            direction: self.direction(),
-            differing: self.differing(),
-            pause: self.room.pause(),
-            consistency: self.consistency(),
-        })
-    }
-
-    /// What needs a person's attention now.
-    #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
-        let problem =
-            |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
-        let problems = self.problems.iter().map(problem).chain(self.left_out.values().cloned());
-        problems.chain(self.misfits()).chain(self.failed_cuts()).chain(self.rejoining_problem()).collect()
-    }
-
-    /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.
-    pub fn unsettled(&mut self) -> Vec<RelPath> {
-        std::mem::take(&mut self.unsettled).into_iter().collect()
-    }
-
-    /// Whether [`Engine::unsettled`] would give anything.
-    #[must_use]
-    pub fn has_unsettled(&self) -> bool {
-        !self.unsettled.is_empty()
     }
 
     fn known(&self, device: &DeviceId) -> u64 {
@@ -453,38 +386,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.uncommitted = false;
         }
         Ok(())
-    }
-
-    fn event(&mut self, event: Event) {
-        if self.events.len() == EVENTS_MAX {
-            self.events.remove(0);
-        }
-        self.events.push(event);
-    }
-
-    fn problem(&mut self, path: Option<&RelPath>, what: impl ToString) {
-        let (path, what) =
-            match self.problems.len() < PROBLEMS_MAX || self.problems.contains_key(&path.cloned()) {
-                true => (path.cloned(), what.to_string()),
-                false => (None, format!("more than {PROBLEMS_MAX} paths have problems")),
-            };
-        if self.problems.get(&path) != Some(&what) {
-            self.problems.insert(path.clone(), what.clone());
-            self.event(Event::Problem(Problem { path, what }));
-        }
-    }
-
-    /// Not readable in one piece: to be looked at again, soon. Beyond the limit the next scan does.
-    fn unsettle(&mut self, path: &RelPath) {
-        if self.unsettled.len() < PROBLEMS_MAX {
-            self.unsettled.insert(path.clone());
-        }
-    }
-
-    fn solved(&mut self, path: &RelPath) {
-        if !self.problems.is_empty() {
-            self.problems.remove(&Some(path.clone()));
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::chunk::is_zeros;
-use crate::disk::{Disk, DiskError, Run, Stat, is_intact};
+use crate::disk::{Disk, DiskError, Run, is_intact};
 use crate::error::{StoreError, Violation};
 use crate::hash::{Blob, ContentHash};
 use crate::index::{Entry, Index, PeerState};
@@ -15,7 +15,7 @@ use crate::record::{Chunk, Kind, Record};
 use crate::wire::Want;
 
 use super::apply::can_adjust;
-use super::pending::{Fetched, Key, Missing, Pending, Stage, content_of};
+use super::pending::{Fetched, Key, Missing, Stage, content_of};
 use super::wants::SMALL_BYTES;
 use super::{Engine, OWN, SessionId};
 
@@ -47,33 +47,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.pending.is_busy()
-    }
-
-    /// Asks for the disk's content of a replicated version back.
-    pub(super) fn restore(&mut self, record: Record, over: Option<Stat>) {
-        self.pending.insert(OWN, Pending::restore(record, over));
-    }
-
-    /// How many restores are under way, with somebody to ask.
-    pub(super) fn restoring(&self) -> u64 {
-        self.pending.weighty(OWN) as u64
-    }
-
-    /// Ends all restores; gives back their paths.
-    pub(super) fn give_up_restores(&mut self) -> Vec<RelPath> {
-        let own = self.pending.of_session(OWN);
-        own.iter().for_each(|key| self.pending.remove(key));
-        own.into_iter().map(|(path, _)| path).collect()
-    }
-
-    /// Whether this, at this path, is an edit that was set aside and waits for its replacement.
-    pub(super) fn is_set_aside(&self, path: &RelPath, stat: &Stat) -> bool {
-        self.over(&(path.clone(), OWN)).as_ref() == Some(stat)
-    }
-
-    /// What stands at a path while its restore waits.
-    pub(super) fn over(&self, key: &Key) -> Option<Stat> {
-        self.pending.get(key).and_then(|pending| pending.over)
     }
 
     /// The path has another version here now: what still waits for content of it may not need it any more.
@@ -450,16 +423,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn forget_offers(&mut self, session: SessionId) {
         self.pending.of_session(session).iter().for_each(|key| self.pending.remove(key));
         self.restart_restores();
-    }
-
-    /// Restores that lost their source, or had none, look again.
-    pub(super) fn restart_restores(&mut self) {
-        for key in self.pending.of_session(OWN) {
-            self.pending.update(&key, |pending| {
-                pending.asked.clear();
-                pending.restart();
-            });
-        }
     }
 }
 
