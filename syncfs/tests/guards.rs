@@ -114,3 +114,42 @@ async fn the_holders_deletions_are_believed() {
     a.flush().await.unwrap();
     assert_eq!(a.scan().await.unwrap().deleted, 0, "it was taken up by the flush");
 }
+
+#[tokio::test]
+async fn what_stands_under_another_name_is_not_lost() {
+    let (dir, a) = replica(Some(10)).await;
+    fill(&dir.path().join("d"), 20);
+    for name in ["e", "f"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        for number in 0..20 {
+            let file = format!("{number}");
+            fs::hard_link(dir.path().join("d").join(&file), dir.path().join(name).join(&file)).unwrap();
+        }
+    }
+    a.flush().await.unwrap();
+    let away = |name: &str| fs::rename(dir.path().join(name), dir.path().join(".syncfs").join(name)).unwrap();
+    away("d");
+    away("e");
+    a.flush().await.unwrap();
+    away("f");
+    assert!(matches!(a.flush().await, Err(FlushError::Held(20))), "the last name is");
+}
+
+#[tokio::test]
+async fn what_was_put_back_is_noticed() {
+    let (dir, a) = replica(Some(10)).await;
+    fill(&dir.path().join("d"), 20);
+    a.flush().await.unwrap();
+    let held = async |wanted: u64| {
+        let mut events = a.subscribe();
+        while a.status().held_deletions != wanted {
+            let _ = tokio::time::timeout(Duration::from_millis(100), events.recv()).await;
+        }
+    };
+    for _ in 0..2 {
+        fs::rename(dir.path().join("d"), dir.path().join(".syncfs/away")).unwrap();
+        tokio::time::timeout(LONG, held(20)).await.expect("nobody asks, and it is held");
+        fs::rename(dir.path().join(".syncfs/away"), dir.path().join("d")).unwrap();
+        tokio::time::timeout(LONG, held(0)).await.expect("nobody asks, and it is released");
+    }
+}

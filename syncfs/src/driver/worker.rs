@@ -41,6 +41,11 @@ const SETTLE_AFTER: Duration = Duration::from_millis(25);
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// How often a folder is walked, at least, whose changes are not reported.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(60);
+/// How soon everything is looked at again, at the earliest, while a mass deletion is held back: a tree that was moved about is
+/// found at rest then, or somebody has put it back.
+const HELD_RESCAN: Duration = Duration::from_secs(2);
+/// Such scans take no more than this part of the time.
+const HELD_SHARE: u32 = 20;
 /// How often it is looked whether the folder is still there, whatever else happens.
 const ROOT_EVERY: Duration = Duration::from_secs(10);
 /// How old a status may be while much happens.
@@ -108,6 +113,7 @@ pub(super) struct Worker {
     rescan: Duration,
     debounce: Duration,
     next_scan: Instant,
+    scan_took: Duration,
     changed_at: Option<Instant>,
     retry_at: Option<Instant>,
     retry_pause: Duration,
@@ -161,6 +167,7 @@ impl Worker {
             rescan: config.rescan,
             debounce: config.debounce,
             next_scan: now,
+            scan_took: Duration::ZERO,
             changed_at: None,
             retry_at: Some(now + RETRY.0),
             retry_pause: RETRY.0,
@@ -307,10 +314,14 @@ impl Worker {
         }
         if self.next_scan <= now {
             self.engine.scan()?;
+            self.scan_took = now.elapsed();
             self.next_scan = now + self.rescan();
         } else if !paths.is_empty() {
             let now_ms = self.now_ms();
             self.engine.handle(now_ms, Input::Touched(paths))?;
+        }
+        if self.engine.held_deletions() > 0 {
+            self.next_scan = self.next_scan.min(now + HELD_RESCAN.max(self.scan_took * HELD_SHARE));
         }
         if self.retry_at.is_none() && self.engine.has_unsettled() {
             self.retry_at = Some(now + self.retry_pause);
@@ -387,7 +398,11 @@ impl Worker {
             self.outlet.progress.send_modify(|count| *count += 1);
             self.status_stale = true;
         }
-        self.status_stale |= self.engine.differing() != self.outlet.status.borrow().differing;
+        let shown = {
+            let status = self.outlet.status.borrow();
+            (status.differing, status.held_deletions)
+        };
+        self.status_stale |= shown != (self.engine.differing(), self.engine.held_deletions());
         let fetched = self.engine.fetched_bytes();
         if fetched != self.fetched && self.status_at.elapsed() >= PROGRESS_EVERY {
             (self.fetched, self.status_stale) = (fetched, true);

@@ -16,6 +16,7 @@ use crate::path::RelPath;
 use crate::status::{Event, Role, ScanReport};
 
 use super::Engine;
+use super::links::NAMES_LOOKED_AT;
 
 /// So many files may vanish at once in any folder.
 pub const MASS_DELETION_MIN: u64 = 100;
@@ -60,8 +61,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         report
     }
 
-    /// Whether the absence of these paths is taken as their deletion. `found` is what else was found: what stands elsewhere
-    /// was renamed.
+    /// Whether the absence of these paths is taken as their deletion. What stands elsewhere was renamed: it is among what else
+    /// was `found`, or was taken up before, when its old name was not looked at or still stood.
     pub(super) fn believes(
         &mut self,
         gone: &[RelPath],
@@ -74,13 +75,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if gone.len() as u64 <= min {
             return Ok(true);
         }
-        let found: BTreeSet<_> = found.iter().map(|(_, stat)| (stat.dev, stat.ino)).collect();
+        let found: BTreeSet<_> = found.iter().map(|(_, stat)| identity(stat)).collect();
+        let missing: BTreeSet<_> = gone.iter().collect();
         let mut vanished = 0;
         for path in gone {
             let Some(entry) = self.index.entry(path)? else { continue };
             let Some(seen) = entry.seen.filter(|_| entry.record.kind.content().is_some()) else { continue };
-            let renamed = found.contains(&(seen.dev, seen.ino));
-            vanished += u64::from(!renamed && !self.is_ignored_path(path, None, Some(&entry)));
+            if self.is_ignored_path(path, None, Some(&entry)) {
+                continue;
+            }
+            let renamed = found.contains(&identity(&seen)) || self.is_elsewhere(&seen, &missing)?;
+            vanished += u64::from(!renamed);
         }
         let files = self.index.totals()?.files;
         if vanished <= min || vanished <= files / 2 {
@@ -91,6 +96,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.event(Event::DeletionsHeld { files: vanished, of: files });
         }
         self.tell_held();
+        Ok(false)
+    }
+
+    /// Whether a file is known by a name that is not missing.
+    fn is_elsewhere(&self, seen: &Stat, missing: &BTreeSet<&RelPath>) -> Result<bool, StoreError> {
+        for name in self.index.names_of(seen.ino, NAMES_LOOKED_AT)? {
+            let entry = self.index.entry(&name)?.filter(|_| !missing.contains(&name));
+            if entry.and_then(|entry| entry.seen).is_some_and(|other| identity(&other) == identity(seen)) {
+                return Ok(true);
+            }
+        }
         Ok(false)
     }
 
@@ -109,4 +125,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             ),
         );
     }
+}
+
+/// What a rename leaves as it was. An inode number alone is soon given to another file.
+fn identity(stat: &Stat) -> (u64, u64, u64, i64) {
+    (stat.dev, stat.ino, stat.size, stat.mtime_ns)
 }

@@ -21,7 +21,7 @@ use super::Engine;
 use super::intake::Observed;
 
 /// How many names of a file are looked at for one that has what is needed.
-const NAMES_LOOKED_AT: usize = 16;
+pub(super) const NAMES_LOOKED_AT: usize = 16;
 /// How many other names of a file are looked at at once when it was edited through one; a scan looks at all.
 const NAMES_MAX: usize = 4096;
 /// Said once of a folder that cannot hold what it carries on.
