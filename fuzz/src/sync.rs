@@ -209,6 +209,7 @@ pub fn message_seeds() -> Vec<Seed> {
                 device,
                 index,
                 fences: vec![],
+                holds: true,
             }),
         ),
         ("have", encode(&Message::Have { round: 1, index, since: 4, full: false })),

@@ -120,7 +120,12 @@ impl World {
                 ]));
             }
             8 => self.say(Message::Gone(ContentHash::of(input.pick::<&[u8]>(&CHUNKS)))),
-            9 => self.say(Message::State { folder: None, index: INDEX, fences: fences(input) }),
+            9 => self.say(Message::State {
+                folder: None,
+                index: INDEX,
+                fences: fences(input),
+                holds: input.byte() % 2 == 0,
+            }),
             10 => {
                 let path = path(input.byte());
                 self.edit(&path, input.byte().is_multiple_of(2));
@@ -181,13 +186,15 @@ impl World {
     }
 
     fn hello(&mut self, input: &mut Input<'_>) {
-        let device = DeviceId::from_bytes([input.byte() % 4; 32]);
+        let who = input.byte();
+        let device = DeviceId::from_bytes([who % 4; 32]);
         self.say(Message::Hello {
             version: VERSION,
             folder: None,
             device,
             index: INDEX,
             fences: fences(input),
+            holds: who & 4 != 0,
         });
     }
 

@@ -256,6 +256,58 @@ pub trait Disk {
     /// As the system says.
     fn stage_discard(&mut self, path: &RelPath) -> Result<(), DiskError>;
 
+    /// Whether the next versions of what stands at the path can be kept as deltas: it is a database that nobody has open
+    /// for writing here. Without an implementation of the `delta_` steps never.
+    ///
+    /// # Errors
+    /// Anything but absence.
+    fn takes_delta(&mut self, _path: &RelPath, _seen: &Stat) -> Result<bool, DiskError> {
+        Ok(false)
+    }
+
+    /// Brings the delta log of a path to where it was when [`Disk::delta_seal`] gave `mark`; what was written since is
+    /// gone. At 0 there is no log. Returns whether it is there as it was.
+    ///
+    /// What [`Disk::read_chunk`] gives of the path from here on is what stands there with the log over it.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn delta_reset(&mut self, _path: &RelPath, mark: u64) -> Result<bool, DiskError> {
+        Ok(mark == 0)
+    }
+
+    /// Removes the logs of paths that were not reset since the start: a crash left them.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn delta_sweep(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    /// Adds to the log what these bytes change in the place where they belong.
+    ///
+    /// # Errors
+    /// As the system says; a full disk among them.
+    fn delta_write(&mut self, _path: &RelPath, _offset: u64, _bytes: &[u8]) -> Result<(), DiskError> {
+        Err(DiskError::Changed)
+    }
+
+    /// Ends a version in the log. Returns how long the log is, by which the version is found again; never 0.
+    ///
+    /// # Errors
+    /// As the system says; a full disk among them.
+    fn delta_seal(&mut self, _path: &RelPath) -> Result<u64, DiskError> {
+        Err(DiskError::Changed)
+    }
+
+    /// Makes sealed logs durable.
+    ///
+    /// # Errors
+    /// A failed sync is never retried: [`DiskError::Dead`].
+    fn delta_sync(&mut self, _paths: &[RelPath]) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     /// Renames the stage of `stage` over `to`, if `to` is exactly as expected.
     ///
     /// # Errors

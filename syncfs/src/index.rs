@@ -14,7 +14,7 @@ use crate::fence::Fences;
 use crate::hash::ContentHash;
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
-use crate::record::{Record, VersionVector};
+use crate::record::{Kind, Record, VersionVector};
 use crate::status::{Conflict, Role};
 
 /// What a replica knows about one path.
@@ -28,6 +28,30 @@ pub struct Entry {
     pub seen: Option<Stat>,
     /// The version is of a stale tail: kept in `aside/`, still standing at the path, and replaced by whatever comes.
     pub stale: bool,
+    /// A database whose visible file is of an older version; the current one is that file and its delta log.
+    pub behind: Option<Behind>,
+}
+
+impl Entry {
+    /// The entry as if what is visible were its current version.
+    #[must_use]
+    pub fn standing(&self) -> Self {
+        let mut standing = self.clone();
+        if let (Some(behind), Some(_)) = (standing.behind.take(), self.seen) {
+            standing.record.kind = behind.shown;
+        }
+        standing
+    }
+}
+
+/// What is visible in the place of a database's current version (see [`crate::engine`]'s `deltas`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The visible version.
+    pub shown: Kind,
+    /// Where the delta log ends, as far as the current version needs it. 0 if it was lost: the version is to be had
+    /// from peers only.
+    pub mark: u64,
 }
 
 impl Entry {
@@ -179,6 +203,8 @@ pub trait Index: BranchIndex {
     fn names_of(&self, ino: u64, limit: usize) -> Result<Vec<RelPath>, IndexError>;
     /// Live files with this label ([`crate::record::Kind::label`]): at most `limit` paths, the last changed first.
     fn labelled(&self, label: &RelPath, limit: usize) -> Result<Vec<RelPath>, IndexError>;
+    /// The entries whose visible file is behind.
+    fn behind(&self) -> Result<Vec<Entry>, IndexError>;
     /// What is known about a peer.
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError>;
     /// Remembers it.
@@ -381,6 +407,10 @@ impl Index for MemoryIndex {
     fn labelled(&self, label: &RelPath, limit: usize) -> Result<Vec<RelPath>, IndexError> {
         let names = self.now.labels.range((label.clone(), first_path())..);
         Ok(self.latest(names.take_while(|(other, _)| other == label).map(|(_, path)| path), limit))
+    }
+
+    fn behind(&self) -> Result<Vec<Entry>, IndexError> {
+        Ok(self.now.entries.values().filter(|entry| entry.behind.is_some()).cloned().collect())
     }
 
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {

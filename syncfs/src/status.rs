@@ -61,6 +61,8 @@ pub struct Status {
     pub consistency: Consistency,
     /// What keeps the replica from working, and since when; `None` when all is well. It goes on by itself once that is gone.
     pub pause: Option<Pause>,
+    /// Databases whose current version is durable here and not visible yet: their visible file is of an older one.
+    pub unmaterialised: Vec<RelPath>,
 }
 
 /// A replica that waits until its disk or its index can be used again.
@@ -143,8 +145,11 @@ pub enum Resolution {
 pub enum Event {
     /// A local change was found and became a version.
     Changed(RelPath),
-    /// A peer's version became visible here, durably.
+    /// A peer's version is durable here, and visible; that of a large database on a follower perhaps not visible yet, see
+    /// [`Status::unmaterialised`].
     Applied(RelPath),
+    /// The visible file of a database is its current version again.
+    Materialised(RelPath),
     /// Both versions were kept.
     Conflict(Conflict),
     /// A version lost its right to be in the folder (a stale epoch, or an edit on a follower) and is part of a

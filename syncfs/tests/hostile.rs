@@ -79,7 +79,8 @@ fn attacker() -> DeviceId {
 }
 
 fn hello(folder: Option<syncfs::FolderId>) -> Message {
-    Message::Hello { version: VERSION, folder, device: attacker(), index: IndexId(1), fences: Vec::new() }
+    let (device, index, fences) = (attacker(), IndexId(1), Vec::new());
+    Message::Hello { version: VERSION, folder, device, index, fences, holds: false }
 }
 
 fn offer(round: u64, path: &str, text: &[u8]) -> Message {
@@ -201,6 +202,7 @@ async fn impossible_claims_end_the_session() {
             device: folder.device(),
             index: IndexId(1),
             fences: Vec::new(),
+            holds: false,
         })
         .await;
     assert_eq!(copied.verdict().await, Violation::Myself);

@@ -96,9 +96,10 @@ fn samples() -> Vec<(&'static str, Message)> {
                 device: device(1),
                 index: IndexId(5),
                 fences: vec![fence.clone()],
+                holds: true,
             },
         ),
-        ("state", Message::State { folder: None, index: IndexId(6), fences: vec![fence] }),
+        ("state", Message::State { folder: None, index: IndexId(6), fences: vec![fence], holds: false }),
         ("have", Message::Have { round: 1, index: IndexId(5), since: 12, full: false }),
         ("records", Message::Records { round: 1, records, through: 20, knowledge, mark, complete: true }),
         ("groups", Message::Groups(groups)),
@@ -288,7 +289,8 @@ fn limits_of_records_hold_exactly_at_the_limit() {
     excess(&vector(VECTOR_DEVICES_MAX + 1));
     let fences = |count: u64| {
         let fence = |epoch| Fence { epoch, holder: device(1), base: VersionVector::default() };
-        Message::State { folder: None, index: IndexId(1), fences: (1..=count).map(fence).collect() }
+        let fences = (1..=count).map(fence).collect();
+        Message::State { folder: None, index: IndexId(1), fences, holds: false }
     };
     ok(&fences(FENCES_MAX as u64));
     excess(&fences(FENCES_MAX as u64 + 1));

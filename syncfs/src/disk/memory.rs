@@ -2,6 +2,7 @@
 //! [`MemoryIndex`](crate::index::MemoryIndex). It fails and loses power when it is told to, and then keeps only what the
 //! engine has made durable.
 
+mod deltas;
 mod filesystem;
 mod keeping;
 mod steps;
@@ -92,6 +93,7 @@ impl Space {
 #[derive(Clone, Debug)]
 struct State {
     files: FileSystem,
+    logs: deltas::Logs,
     /// Files that were read since the last sync of the tree.
     read: BTreeSet<Ino>,
     /// Chunks that were read, by which patches are made.
@@ -122,6 +124,7 @@ impl MemoryDisk {
     pub fn new(able: Abilities) -> Self {
         Self(Rc::new(RefCell::new(State {
             files: FileSystem::new(able),
+            logs: deltas::Logs::default(),
             read: BTreeSet::new(),
             archive: BTreeMap::new(),
             steps: 0,
@@ -259,7 +262,7 @@ impl MemoryDisk {
             .iter()
             .for_each(|space| state.files.visit_durable(space.root(), &mut inodes));
         let bodies = inodes.iter().filter_map(|ino| state.files.inode(*ino).durable.as_ref());
-        bodies.map(|body| body.data.clone()).collect()
+        bodies.map(|body| body.data.clone()).chain(state.durably_logged()).collect()
     }
 
     /// How many steps changed anything or made something durable.
@@ -310,6 +313,7 @@ impl MemoryDisk {
     pub fn crash(&self, choose: &mut dyn FnMut(u64) -> u64) -> Vec<Torn> {
         let state = &mut *self.0.borrow_mut();
         let other = state.files.crash(choose);
+        state.logs.crash(choose);
         state.faults.clear();
         state.read.clear();
         state.dead = None;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::aftermath::Aftermath;
 use super::attributes;
 use super::database::{self, Cuts, Databases};
+use super::deltas::Deltas;
 use super::history::{Kept, now_ns};
 use super::keep::{COPY, LINK};
 use super::reading::as_seen;
@@ -44,6 +45,7 @@ pub(super) struct RealDisk {
     pub(super) aside: Tree,
     pub(super) databases: Databases,
     pub(super) cuts: Cuts,
+    pub(super) deltas: Deltas,
     /// The last plain file that chunks were read from.
     pub(super) last: Option<(RelPath, File)>,
     /// The last stage that was written.
@@ -88,6 +90,7 @@ impl RealDisk {
             aside: Tree::new(open(&state.dir.join("aside"))?),
             databases: Databases::default(),
             cuts: Cuts::default(),
+            deltas: Deltas::new(open(&state.dir.join("deltas"))?),
             last: None,
             stage: None,
             touched: BTreeSet::new(),
@@ -283,6 +286,30 @@ impl Disk for RealDisk {
 
     fn stage_discard(&mut self, path: &RelPath) -> Result<(), DiskError> {
         self.discard_stage(path)
+    }
+
+    fn takes_delta(&mut self, path: &RelPath, seen: &Stat) -> Result<bool, DiskError> {
+        Ok(seen.side == 0 && seen.nlink == 1 && self.databases.is_database(&self.tree, path, seen))
+    }
+
+    fn delta_reset(&mut self, path: &RelPath, mark: u64) -> Result<bool, DiskError> {
+        self.deltas.reset(path, mark)
+    }
+
+    fn delta_sweep(&mut self) -> Result<(), DiskError> {
+        self.deltas.sweep()
+    }
+
+    fn delta_write(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.write_delta(path, offset, bytes)
+    }
+
+    fn delta_seal(&mut self, path: &RelPath) -> Result<u64, DiskError> {
+        self.deltas.seal(path)
+    }
+
+    fn delta_sync(&mut self, paths: &[RelPath]) -> Result<(), DiskError> {
+        self.deltas.sync(paths)
     }
 
     fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {

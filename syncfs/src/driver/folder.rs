@@ -305,6 +305,15 @@ impl Folder {
         self.ask(Command::Follow).await.ok_or(FenceError::Closed)?
     }
 
+    /// Makes the visible file of every database its current version; [`Folder::hold`] does so, too. Returns how many are still
+    /// [unmaterialised](Status::unmaterialised), because a part of their content has to come from a peer first.
+    ///
+    /// # Errors
+    /// If the directory or the index fails.
+    pub async fn materialise(&self) -> Result<u64, QueryError> {
+        Ok(self.ask(Command::Materialise).await.ok_or(QueryError::Closed)??)
+    }
+
     /// What vanished and was held back as a mass deletion (see [`Status::held_deletions`]) was meant: it is deleted now, here
     /// and on the peers.
     ///
@@ -452,6 +461,7 @@ fn blank() -> Status {
         differing: 0,
         pause: None,
         consistency: Consistency::default(),
+        unmaterialised: Vec::new(),
     }
 }
 

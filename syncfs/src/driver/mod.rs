@@ -8,6 +8,7 @@ mod attributes;
 mod changes;
 mod cuts;
 mod database;
+mod deltas;
 mod disk;
 mod folder;
 mod history;

@@ -100,6 +100,9 @@ impl RealDisk {
             file.read_exact_at(&mut bytes, offset).ok()?;
             Blob::named(bytes, &chunk.hash)
         };
+        if let Some(blob) = self.read_delta(path, offset, chunk)? {
+            return Ok(Some(blob));
+        }
         if self.cuts.has(path)
             && let Some(file) = self.database(path)?
             && let Some(bytes) =

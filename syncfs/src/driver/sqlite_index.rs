@@ -12,7 +12,7 @@ use rows::{ENTRY, Row, path_of, peer_of};
 pub(super) use witness::Witness;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -24,7 +24,7 @@ use crate::hash::ContentHash;
 use crate::index::{Entry, Index, IndexError, Location, Meta, PeerState, Totals};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
-use crate::record::{Content, Record};
+use crate::record::{Content, Kind, Record};
 use crate::status::{Conflict, Role};
 use crate::wire::{decode_cuts, decode_kind, decode_vector, encode_cuts, encode_kind, encode_vector};
 
@@ -38,6 +38,8 @@ pub(super) struct SqliteIndex {
     devices: RefCell<Vec<DeviceId>>,
     fences: Fences,
     totals: Totals,
+    /// What is visible of databases whose visible file is behind, by the entry's number.
+    shown: BTreeMap<i64, Kind>,
     /// The path that was last looked up, and what stands there: most are asked for several times in a row.
     last: RefCell<Option<(RelPath, Option<Row>)>>,
 }
@@ -105,6 +107,25 @@ impl SqliteIndex {
             }
             if let Some(label) = new_label {
                 self.write("INSERT INTO label VALUES (?1, ?2)", params![label.as_bytes(), id])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what is visible in the place of the current version, or that it is that one.
+    fn put_shown(&mut self, id: i64, shown: Option<&Kind>) -> Result<(), IndexError> {
+        if self.shown.get(&id) == shown {
+            return Ok(());
+        }
+        match shown {
+            Some(kind) => {
+                let values = params![id, encode_kind(kind)];
+                self.write("INSERT OR REPLACE INTO shown VALUES (?1, ?2)", values)?;
+                self.shown.insert(id, kind.clone());
+            }
+            None => {
+                self.write("DELETE FROM shown WHERE entry = ?1", [id])?;
+                self.shown.remove(&id);
             }
         }
         Ok(())
@@ -207,18 +228,19 @@ impl Index for SqliteIndex {
         let (sequence, epoch, kind_bytes) = (signed(entry.sequence), signed(*epoch), encode_kind(kind));
         let seen = entry.seen.as_ref().map(encode_stat);
         let size = content.map(|content| signed(content.size()));
+        let mark = entry.behind.as_ref().map(|behind| signed(behind.mark));
         let id = match &before {
             Some(Row { id, .. }) => {
                 self.write(
                     "UPDATE entry SET sequence = ?2, writer = ?3, epoch = ?4, version = ?5, kind = ?6, seen = ?7,
-                     stale = ?8, size = ?9 WHERE id = ?1",
-                    params![id, sequence, writer, epoch, pairs, kind_bytes, seen, entry.stale, size],
+                     stale = ?8, size = ?9, mark = ?10 WHERE id = ?1",
+                    params![id, sequence, writer, epoch, pairs, kind_bytes, seen, entry.stale, size, mark],
                 )?;
                 *id
             }
             None => {
                 self.write(
-                    "INSERT INTO entry VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT INTO entry VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     params![
                         path.as_bytes(),
                         sequence,
@@ -228,7 +250,8 @@ impl Index for SqliteIndex {
                         kind_bytes,
                         seen,
                         entry.stale,
-                        size
+                        size,
+                        mark
                     ],
                 )?;
                 self.connection.last_insert_rowid()
@@ -240,6 +263,7 @@ impl Index for SqliteIndex {
         }
         self.count(old, content);
         self.put_names(id, before.as_ref().map(|row| &row.entry), Some(entry))?;
+        self.put_shown(id, entry.behind.as_ref().map(|behind| &behind.shown))?;
         if conflict_of(path).is_some() {
             let sql = match kind.is_live() {
                 true => "INSERT OR IGNORE INTO conflict VALUES (?1)",
@@ -257,6 +281,7 @@ impl Index for SqliteIndex {
         self.put_chunks(id, old, None)?;
         self.count(old, None);
         self.put_names(id, Some(&entry), None)?;
+        self.put_shown(id, None)?;
         self.write("DELETE FROM conflict WHERE kept_as = ?1", [path.as_bytes()])?;
         self.write("DELETE FROM entry WHERE id = ?1", [id])?;
         *self.last.borrow_mut() = Some((path.clone(), None));
@@ -303,6 +328,10 @@ impl Index for SqliteIndex {
         let sql = "SELECT path FROM label JOIN entry ON entry.id = label.entry WHERE label = ?1
                    ORDER BY sequence DESC LIMIT ?2";
         self.paths(sql, params![label.as_bytes(), limit as i64])
+    }
+
+    fn behind(&self) -> Result<Vec<Entry>, IndexError> {
+        self.entries(&format!("{ENTRY} WHERE id IN (SELECT entry FROM shown) ORDER BY path"), [])
     }
 
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {

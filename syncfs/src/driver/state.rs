@@ -24,7 +24,7 @@ use crate::status::Role;
 /// First line of the marker; the second is the device.
 const MARKER: &str = "syncfs 1";
 /// What the state directory holds besides files.
-const DIRS: [&str; 4] = ["staging", "cuts", "aside", "history"];
+const DIRS: [&str; 5] = ["staging", "cuts", "deltas", "aside", "history"];
 
 /// Where the sequences of a new replica begin: anywhere here.
 const FIRST_SEQUENCES: std::ops::Range<u64> = 1 << 28..1 << 35;

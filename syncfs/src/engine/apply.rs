@@ -43,6 +43,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         // What was done may be what something else waited for.
         while self.settle_once()? {}
         self.advance()?;
+        self.materialise_due()?;
         self.settle_revived()
     }
 
@@ -75,29 +76,34 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn settle_once(&mut self) -> Result<bool, StoreError> {
         let ready = self.ready();
         let ready = self.whole_groups(ready)?;
-        let mut progress = false;
-        if !ready.is_empty() {
-            self.disk.check_root()?;
-            let staged: Vec<_> =
-                ready.iter().filter(|key| self.is_staged(key)).map(|(path, _)| path.clone()).collect();
-            self.disk.stage_sync(&staged)?;
-            self.keep_replaced(&ready)?;
-            self.plan_group(&ready)?;
-            // Directories before their entries; then deletions, entries before their directories.
-            let is_deletion =
-                |key: &Key| self.pending.get(key).is_some_and(|pending| !pending.record.kind.is_live());
-            let (deletions, rest): (Vec<_>, Vec<_>) = ready.into_iter().partition(is_deletion);
-            let mut done = Vec::new();
-            for key in rest.into_iter().chain(deletions.into_iter().rev()) {
-                self.settle_one(key, &mut done)?;
-            }
-            self.commit()?;
-            progress = !done.is_empty();
-            for (path, session) in done {
-                self.discard_stage(&path)?;
-                if let Some(session) = self.sessions.get_mut(&session) {
-                    session.summary.applied += 1;
-                }
+        if ready.is_empty() { Ok(false) } else { self.settle_group(ready) }
+    }
+
+    /// Returns whether any of these versions was applied.
+    pub(super) fn settle_group(&mut self, ready: Vec<Key>) -> Result<bool, StoreError> {
+        self.disk.check_root()?;
+        let staged = ready.iter().filter(|key| self.is_staged(key));
+        let (deltas, stages): (Vec<_>, Vec<_>) = staged.partition(|key| self.delta(key).is_some());
+        let paths = |keys: Vec<&Key>| keys.into_iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        let (deltas, stages) = (paths(deltas), paths(stages));
+        self.disk.stage_sync(&stages)?;
+        self.disk.delta_sync(&deltas)?;
+        self.keep_replaced(&ready)?;
+        self.plan_group(&ready)?;
+        // Directories before their entries; then deletions, entries before their directories.
+        let is_deletion =
+            |key: &Key| self.pending.get(key).is_some_and(|pending| !pending.record.kind.is_live());
+        let (deletions, rest): (Vec<_>, Vec<_>) = ready.into_iter().partition(is_deletion);
+        let mut done = Vec::new();
+        for key in rest.into_iter().chain(deletions.into_iter().rev()) {
+            self.settle_one(key, &mut done)?;
+        }
+        self.commit()?;
+        let progress = !done.is_empty();
+        for (path, session) in done {
+            self.discard_stage(&path)?;
+            if let Some(session) = self.sessions.get_mut(&session) {
+                session.summary.applied += 1;
             }
         }
         Ok(progress)
@@ -109,7 +115,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(());
         }
         let theirs = ready.iter().filter(|key| key.1 != OWN).filter_map(|key| self.pending.get(key));
-        let theirs = theirs.filter(|pending| matches!(pending.stage, Stage::Ready { .. }));
+        let theirs =
+            theirs.filter(|pending| matches!(pending.stage, Stage::Ready { .. }) && pending.delta.is_none());
         let records: Vec<_> = theirs.map(|pending| pending.record.clone()).collect();
         self.plan(&records)
     }
@@ -127,6 +134,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn is_staged(&self, key: &Key) -> bool {
         let stage = self.pending.get(key).map(|pending| &pending.stage);
         matches!(stage, Some(Stage::Ready { staged: true } | Stage::Deferred { staged: true }))
+    }
+
+    /// Where the log ends with this version, if that is where its content is.
+    pub(super) fn delta(&self, key: &Key) -> Option<u64> {
+        self.pending.get(key).and_then(|pending| pending.delta)
     }
 
     fn settle_one(&mut self, key: Key, done: &mut Vec<Key>) -> Result<(), StoreError> {
@@ -197,6 +209,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(Outcome::Again);
         }
         let ours = entry.clone().filter(|entry| !entry.stale);
+        // Of a version that cannot be taken as a delta after all nothing is staged.
+        let in_log = staged && self.delta(key).is_some();
         let decision = reconcile(ours.as_ref().map(|entry| &entry.record), &record);
         if let Decision::Merge { version, .. } | Decision::Conflict { version, .. } = &decision {
             // The resolution of a conflict is a write of this replica's own.
@@ -221,9 +235,23 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.differ(key.1, sequence, &record);
                 Ok(Outcome::Done)
             }
-            Decision::Take => {
-                let entry = self.keep_found(entry, &record)?;
-                self.replace(entry, record, last)
+            Decision::Take => match (self.as_delta(key, entry.as_ref(), &record, staged), entry) {
+                (Some(mark), Some(entry)) => {
+                    self.take_delta(entry, record, mark)?;
+                    Ok(Outcome::Done)
+                }
+                _ if in_log => Ok(Outcome::Again),
+                (_, Some(entry)) if entry.behind.is_some() && self.disk.keeps_history() => {
+                    self.current_first(&path)
+                }
+                (_, entry) => {
+                    let entry = self.keep_found(entry, &record)?;
+                    self.replace(entry, record, last)
+                }
+            },
+            Decision::Conflict { .. } if in_log => Ok(Outcome::Again),
+            Decision::Conflict { .. } if entry.as_ref().is_some_and(|entry| entry.behind.is_some()) => {
+                self.current_first(&path)
             }
             Decision::Conflict { theirs_wins, version, copy } => {
                 let ours = entry.expect("a conflict is with something");
@@ -240,6 +268,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         last: bool,
     ) -> Result<Outcome, StoreError> {
         let path = record.path.clone();
+        let entry = entry.map(|entry| entry.standing());
         let same = entry.as_ref().filter(|entry| entry.record.kind == record.kind && !entry.stale);
         if let Some(seen) =
             same.map(|entry| entry.seen).filter(|seen| seen.is_some() || !record.kind.is_live())

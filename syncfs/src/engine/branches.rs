@@ -298,6 +298,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn is_known_now(&mut self, path: &RelPath) -> Result<(), RestoreError> {
         match self.observe_now(path)? {
             Observed::Unclear => Err(RestoreError::Busy(path.clone())),
+            _ if !self.materialise_now(path)? => Err(RestoreError::Busy(path.clone())),
             _ => Ok(()),
         }
     }

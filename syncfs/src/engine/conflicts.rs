@@ -24,7 +24,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         version: VersionVector,
     ) -> Result<(), StoreError> {
         let stands = if named { theirs } else { ours.record };
-        self.put(Record { version, ..stands }, ours.seen)
+        self.put_behind(Record { version, ..stands }, ours.seen, ours.behind)
     }
 
     /// Both were written at once. The loser stands beside the winner, durably, before the resolution exists.

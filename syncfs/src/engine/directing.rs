@@ -84,7 +84,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         self.reconsider(&record.path);
         let sequence = self.next_sequence();
-        self.put_entry(&Entry { record, sequence, seen, stale: true })
+        self.put_entry(&Entry { record, sequence, seen, stale: true, behind: None })
     }
 
     /// An entry as something to decide about. What waits at a receiver has seen nothing, so that any peer's version takes
@@ -169,15 +169,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 continue;
             }
             let entry = self.index.entry(&path)?;
-            let (kind, seen, ours) = match entry {
-                Some(entry) => (entry.record.kind, entry.seen, entry.record.version),
-                None => (Kind::Deleted, None, VersionVector::default()),
+            let (kind, seen, ours, behind) = match entry {
+                Some(entry) => (entry.record.kind, entry.seen, entry.record.version, entry.behind),
+                None => (Kind::Deleted, None, VersionVector::default(), None),
             };
             let (by, epoch) = (self.meta.device, self.meta.fences.epoch());
             let version = ours.merged(&theirs);
             let both = Record { path: path.clone(), kind: kind.clone(), version, by, epoch };
             let record = self.own_version(Some(&both), &path, kind);
-            self.put(record, seen)?;
+            self.put_behind(record, seen, behind)?;
             overridden += 1;
         }
         self.commit()?;

@@ -146,7 +146,7 @@ mod tests {
         let kind = Kind::File { attributes, mtime_ns: 1, content: content(names), link: None };
         let path = RelPath::new("large").unwrap();
         let record = Record { path, kind, version: [(by, 7)].into_iter().collect(), by, epoch: 0 };
-        Entry { record, sequence: 7, seen: None, stale: false }
+        Entry { record, sequence: 7, seen: None, stale: false, behind: None }
     }
 
     #[test]

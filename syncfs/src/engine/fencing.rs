@@ -3,7 +3,7 @@
 use crate::branch::{Cause, Kept};
 use crate::cutting::CutState;
 use crate::device::IndexId;
-use crate::disk::Disk;
+use crate::disk::{Disk, Stat};
 use crate::error::{FenceError, StoreError};
 use crate::fence::{Fence, SplitEpoch};
 use crate::index::{Entry, Index, IndexError, PeerState};
@@ -26,6 +26,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Err(FenceError::ReceiveOnly);
         }
         self.check_hold(epoch)?;
+        let behind = self.materialise()?;
+        if behind > 0 {
+            return Err(FenceError::Resyncing(behind));
+        }
         self.scan()?;
         if self.meta.fences.epoch() < epoch {
             self.restamp(epoch)?;
@@ -48,9 +52,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// If the directory or the index fails.
     pub fn follow(&mut self) -> Result<(), FenceError> {
         self.scan()?;
-        self.meta.role = Role::Follower;
+        let held = std::mem::replace(&mut self.meta.role, Role::Follower) == Role::Holder;
         self.uncommitted = true;
         self.commit()?;
+        if held {
+            self.restate(false)?;
+        }
         Ok(())
     }
 
@@ -61,7 +68,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 return Err(FenceError::Stale { asked: epoch, seen, holder });
             }
         }
-        let waiting = self.stale + self.restoring() + u64::from(self.meta.rejoining);
+        let waiting = self.stale + self.restoring()? + u64::from(self.meta.rejoining);
         if waiting > 0 { Err(FenceError::Resyncing(waiting)) } else { Ok(()) }
     }
 
@@ -74,7 +81,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     let record = self.own_version(Some(&entry.record), &path, Kind::Deleted);
                     self.put(record, None)?;
                 }
-                _ => drop(self.observe_now(&path)?),
+                (Some(entry), Some(stat)) => {
+                    let seen = Some(Stat { ctime_ns: 0, ..stat });
+                    self.put_entry(&Entry { seen, behind: None, ..entry })?;
+                    self.observe_now(&path)?;
+                }
+                (None, _) => drop(self.observe_now(&path)?),
             }
         }
         Ok(())
@@ -120,6 +132,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if current.holder != self.meta.device {
                 self.meta.role = Role::Follower;
             }
+            self.expect_hold();
             self.event(Event::Fenced { epoch: current.epoch, holder: current.holder });
         }
         self.uncommitted = true;
@@ -143,8 +156,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(false);
         }
         let epoch = tail.iter().map(|entry| entry.record.epoch).max().unwrap_or_default();
-        for mut entry in tail {
+        for entry in tail {
             let path = entry.record.path.clone();
+            // What is set aside is what is visible.
+            let mut entry = self.shown(entry)?;
             self.pending.remove(&(path.clone(), super::OWN));
             if !entry.record.kind.is_live() {
                 self.keep_deletion(&entry.record, epoch)?;

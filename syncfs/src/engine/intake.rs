@@ -258,7 +258,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(Observed::Unclear);
         }
         let names = self.other_names(path, &stat)?;
-        let (kind, stat) = match self.read_kind(path, &stat, entry.as_ref(), &names) {
+        let standing = entry.as_ref().map(Entry::standing);
+        let (kind, stat) = match self.read_kind(path, &stat, standing.as_ref(), &names) {
             Ok(Some(read)) => read,
             Ok(None) => return Ok(Observed::Unclear),
             Err(error) => return self.unclear(path, error),
@@ -279,8 +280,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.look_at_others(path, &stat)?;
         }
         match entry {
+            Some(entry) if entry.behind.is_some() && entry.seen.is_some() => {
+                self.observe_behind(path, entry, kind, stat)
+            }
             Some(mut entry) if entry.record.kind == kind => {
                 let restored = entry.seen.is_none();
+                entry.behind = None;
                 entry.seen = Some(stat);
                 self.put_entry(&entry)?;
                 if restored {
@@ -327,7 +332,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.forget(&path)?;
             return Ok(Observed::Same);
         }
-        if entry.seen.is_none() || self.comes_back(&path) || self.must_undo(Some(&entry))? {
+        let kept = entry.behind.is_some() || self.comes_back(&path);
+        if entry.seen.is_none() || kept || self.must_undo(Some(&entry))? {
             entry.seen = None;
             self.put_entry(&entry)?;
             self.restore(entry.record, None);
@@ -347,7 +353,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn unclear(&mut self, path: &RelPath, error: DiskError) -> Result<Observed, StoreError> {
         match error {
             error if error.is_final() => Err(error.into()),
-            DiskError::Changed => {
+            // Its directory went meanwhile, so it is not there either.
+            DiskError::Changed | DiskError::NoParent => {
                 self.unsettle(path);
                 Ok(Observed::Unclear)
             }

@@ -19,7 +19,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(());
         }
         let mut replaced = Vec::new();
-        for key in ready.iter().filter(|key| key.1 != OWN) {
+        for key in ready {
+            if self.delta(key).is_some() {
+                continue;
+            }
             // An edit that nobody has looked at is not what the successor has seen.
             if self.observe_now(&key.0)? == Observed::Unclear {
                 continue;
@@ -28,10 +31,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 continue;
             };
             let theirs = &pending.record;
-            let changes = entry.record.kind.content() != theirs.kind.content()
-                && reconcile(Some(&entry.record), theirs) == Decision::Take
+            // What is visible while it is behind goes when it is materialised; another version waits for that.
+            let (is_own, is_behind) = (key.1 == OWN, entry.behind.is_some());
+            let standing = entry.standing();
+            let changes = is_own == is_behind
+                && standing.record.kind.content() != theirs.kind.content()
+                && (is_own || reconcile(Some(&entry.record), theirs) == Decision::Take)
                 && !self.is_ignored(theirs, Some(&entry));
-            if let (Some(seen), Some(content)) = (entry.seen, entry.record.kind.content())
+            if let (Some(seen), Some(content)) = (entry.seen, standing.record.kind.content())
                 && changes
                 && !entry.stale
             {
@@ -62,6 +69,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             {
                 entry.seen = seen;
                 self.put_entry(&entry)?;
+                self.pending.update(&(replaced.path.clone(), OWN), |pending| pending.over = seen);
             }
         }
         Ok(())

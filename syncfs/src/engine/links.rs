@@ -73,7 +73,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// The content of a file that was just read under another name: the same fingerprint is the same file.
     pub(super) fn read_as(&self, stat: &Stat, names: &[Entry]) -> Option<(Kind, Stat)> {
         let same = names.iter().find(|entry| entry.seen == Some(*stat) && stat.side == 0)?;
-        Some((same.record.kind.clone(), *stat))
+        Some((same.standing().record.kind, *stat))
     }
 
     /// The label of what stands at a path.
@@ -125,7 +125,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         // It may not have heard of its label yet.
         paths.push(label.clone());
         for path in paths.into_iter().filter(|path| *path != record.path && conflict_of(path).is_none()) {
-            let Some(Entry { record: other, seen: Some(seen), stale: false, .. }) =
+            let Some(Entry { record: other, seen: Some(seen), stale: false, behind: None, .. }) =
                 self.index.entry(&path)?
             else {
                 continue;

@@ -17,6 +17,7 @@ mod branches;
 mod conflicts;
 mod consistency;
 mod cutting;
+mod deltas;
 mod directing;
 mod edits;
 mod exchange;
@@ -48,7 +49,7 @@ use crate::device::{DeviceId, FolderId};
 use crate::digest::{Digest, Digester};
 use crate::disk::Disk;
 use crate::error::{StoreError, Violation};
-use crate::index::{Entry, Index, IndexError, Meta};
+use crate::index::{Behind, Entry, Index, IndexError, Meta};
 use crate::path::RelPath;
 use crate::reconcile::conflict_of;
 use crate::record::Record;
@@ -59,6 +60,7 @@ use exchange::Session;
 use moves::Made;
 use pending::Table;
 
+pub use deltas::DELTA_BYTES_MIN;
 pub use directing::DIFFERING_MAX;
 pub use edits::EDITS_KEPT_MAX;
 pub use exchange::{
@@ -148,6 +150,7 @@ pub struct Engine<D, I> {
     unsettled: BTreeSet<RelPath>,
     pace: pacing::Pace,
     cutting: cutting::Cutting,
+    deltas: deltas::Deltas,
     events: Vec<Event>,
     rules: ignoring::Rules,
     guard: guarding::Guard,
@@ -190,6 +193,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             unsettled: BTreeSet::new(),
             pace: pacing::Pace::default(),
             cutting: cutting::Cutting::default(),
+            deltas: deltas::Deltas::default(),
             events: Vec::new(),
             rules: ignoring::Rules::default(),
             guard: guarding::Guard::default(),
@@ -200,6 +204,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         };
         engine.branch = engine.newest_branch()?;
         engine.stale = engine.stale_entries()?.len() as u64;
+        engine.open_deltas()?;
         Ok(engine)
     }
 
@@ -327,6 +332,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Puts an entry under the next sequence.
     fn put(&mut self, record: Record, seen: Option<crate::disk::Stat>) -> Result<(), StoreError> {
+        self.put_behind(record, seen, None)
+    }
+
+    fn put_behind(
+        &mut self,
+        record: Record,
+        seen: Option<crate::disk::Stat>,
+        behind: Option<Behind>,
+    ) -> Result<(), StoreError> {
         // A restore was of the version before.
         self.pending.remove(&(record.path.clone(), OWN));
         self.reconsider(&record.path);
@@ -336,13 +350,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.note_change(&record)?;
         let sequence = self.next_sequence();
         self.remember_edit(&record, sequence)?;
-        self.put_entry(&Entry { record, sequence, seen, stale: false })
+        self.put_entry(&Entry { record, sequence, seen, stale: false, behind })
     }
 
     /// Forgets a path altogether.
     fn forget(&mut self, path: &RelPath) -> Result<(), StoreError> {
         self.pending.remove(&(path.clone(), OWN));
         self.count_stale(path, false)?;
+        self.note_gone(path);
         self.uncommitted = true;
         Ok(self.index.forget(path)?)
     }
@@ -360,6 +375,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn put_entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
         self.count_stale(&entry.record.path, entry.stale)?;
+        self.note_behind(entry);
         self.uncommitted = true;
         Ok(self.index.put(entry)?)
     }
@@ -384,6 +400,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.index.put_meta(&self.meta)?;
             self.index.commit()?;
             self.uncommitted = false;
+            self.drop_logs()?;
         }
         Ok(())
     }

@@ -82,6 +82,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(false);
         }
         let Some(steps) = self.steps(from, to)? else { return Ok(false) };
+        if steps.iter().any(|step| step.old.behind.is_some()) {
+            return Ok(false);
+        }
         let (mut present, mut unread) = (Vec::new(), Vec::new());
         if stat.kind == FileKind::Dir {
             self.walk(Some(to), &mut present, &mut unread)?;
@@ -283,6 +286,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             .zip(steps)
             .all(|((path, stat), step)| *path == step.old.record.path && is_unchanged(&step.old, stat));
         if !unread.is_empty()
+            || steps.iter().any(|step| step.old.behind.is_some())
             || self.holds_ignored(steps)?
             || present.len() != steps.len()
             || !same

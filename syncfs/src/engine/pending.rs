@@ -36,6 +36,8 @@ pub(super) struct Pending {
     /// The sender's sequence; it is not acknowledged before this is done. 0 for a restore.
     pub(super) sequence: u64,
     pub(super) stage: Stage,
+    /// Its content is kept as a delta: where the log ends with it, once that is sealed.
+    pub(super) delta: Option<u64>,
     /// What stands there while a restore waits: already set aside.
     pub(super) over: Option<Stat>,
     /// Sessions that a restore has asked in vain.
@@ -75,7 +77,15 @@ enum List {
 impl Pending {
     pub(super) fn new(record: Record, sequence: u64) -> Self {
         let stage = Stage::Looking { next: 0, missing: Missing::new() };
-        Self { record, sequence, stage, over: None, asked: BTreeSet::new(), listed: List::Waiting }
+        Self {
+            record,
+            sequence,
+            stage,
+            delta: None,
+            over: None,
+            asked: BTreeSet::new(),
+            listed: List::Waiting,
+        }
     }
 
     /// A version to put back over what stands there and is set aside already.
@@ -85,6 +95,7 @@ impl Pending {
 
     /// Starts over, with the content that is there already.
     pub(super) fn restart(&mut self) {
+        self.delta = None;
         self.stage = Stage::Looking { next: 0, missing: Missing::new() };
     }
 

@@ -107,7 +107,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// The fingerprint of what stands there, if that is this version, as far as it can be applied here.
     pub(super) fn stands(&mut self, record: &Record, stat: &Stat) -> Result<Option<Stat>, StoreError> {
         let (sequence, seen, stale) = (0, None, false);
-        let entry = Entry { record: record.clone(), sequence, seen, stale };
+        let entry = Entry { record: record.clone(), sequence, seen, stale, behind: None };
         let (mut kind, seen) = match self.read_kind(&record.path, stat, Some(&entry), &[]) {
             Ok(Some(read)) => read,
             Err(error) if error.is_final() => return Err(error.into()),

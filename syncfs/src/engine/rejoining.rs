@@ -75,7 +75,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.meta.base = self.meta.sequence;
         self.meta.rejoining = true;
         self.began_at = self.meta.sequence;
-        for Entry { record, seen, .. } in edits {
+        for entry in edits {
+            // What is found is what is visible.
+            let Entry { record, seen, .. } = self.shown(entry)?;
             match record.kind.is_live() {
                 true => self.put_found(record, seen)?,
                 // Nothing was deleted here: what the peers have comes back.
@@ -91,7 +93,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.reconsider(&record.path);
         let sequence = self.next_sequence();
         let record = Record { version: VersionVector::default(), ..record };
-        self.put_entry(&Entry { record, sequence, seen, stale: true })
+        self.put_entry(&Entry { record, sequence, seen, stale: true, behind: None })
     }
 
     /// What stands at a path differs from a peer's version that takes its place: it becomes a version of its own, beside.

@@ -57,6 +57,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             differing: self.differing(),
             pause: self.room.pause(),
             consistency: self.consistency(),
+            unmaterialised: self.unmaterialised(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Restores: versions that this replica has to put back on its own disk, with content of its own or of whichever peer has it.
 
 use crate::disk::{Disk, Stat};
+use crate::error::StoreError;
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::Record;
@@ -14,9 +15,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.pending.insert(OWN, Pending::restore(record, over));
     }
 
-    /// How many restores are under way, with somebody to ask.
-    pub(super) fn restoring(&self) -> u64 {
-        self.pending.weighty(OWN) as u64
+    /// How many restores are under way, with somebody to ask; what is only materialised is here already.
+    pub(super) fn restoring(&self) -> Result<u64, StoreError> {
+        let mut count = self.pending.weighty(OWN) as u64;
+        for (path, _) in self.pending.of_session(OWN) {
+            let entry = self.index.entry(&path)?;
+            let is_here = entry.is_some_and(|entry| entry.seen.is_some() && entry.behind.is_some());
+            count = count.saturating_sub(u64::from(is_here));
+        }
+        Ok(count)
     }
 
     /// Ends all restores; gives back their paths.

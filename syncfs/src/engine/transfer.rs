@@ -76,7 +76,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Looks for the next chunks of one version, within the budget.
-    fn gather(&mut self, key: &Key, budget: &mut u64) -> Result<(), StoreError> {
+    pub(super) fn gather(&mut self, key: &Key, budget: &mut u64) -> Result<(), StoreError> {
         let Some(pending) = self.pending.get(key) else { return Ok(()) };
         let record = pending.record.clone();
         let begins = matches!(pending.stage, Stage::Looking { next: 0, .. });
@@ -90,6 +90,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 return Ok(());
             }
             self.take_stage(key);
+            let delta = self.begin_delta(key, &record)?.then_some(0);
+            self.pending.update(key, |pending| pending.delta = delta);
         }
         match &record.kind {
             Kind::File { .. } if begins && !self.has_room()? => {
@@ -117,27 +119,37 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn gather_file(&mut self, key: &Key, record: &Record, budget: &mut u64) -> Result<(), StoreError> {
-        let (mut next, mut missing) = (0, Missing::new());
+        let (mut next, mut missing, mut delta) = (0, Missing::new(), false);
         self.pending.update(key, |pending| {
+            delta = pending.delta.is_some();
             if let Stage::Looking { next: begun, missing: known } = &mut pending.stage {
                 (next, missing) = (*begun, std::mem::take(known));
             }
         });
         let content = content_of(record);
+        let entry = if delta { self.index.entry(&key.0)? } else { None };
+        let base = entry.as_ref().and_then(|entry| entry.record.kind.content());
         for (offset, chunk) in content.placed().skip(next) {
+            if base.is_some_and(|base| base.chunks().get(next) == Some(&chunk)) {
+                next += 1;
+                continue;
+            }
             if *budget == 0 {
                 break;
             }
             next += 1;
             if is_zeros(&chunk) {
-                let cleared = self.disk.stage_zeros(&key.0, offset, chunk.length);
+                let cleared = match delta {
+                    true => self.disk.delta_write(&key.0, offset, &vec![0; chunk.length as usize]),
+                    false => self.disk.stage_zeros(&key.0, offset, chunk.length),
+                };
                 if cleared.is_err() {
                     return self.staged(key, cleared);
                 }
                 continue;
             }
             *budget = budget.saturating_sub(u64::from(chunk.length));
-            match self.place_local(&key.0, offset, chunk) {
+            match self.place_local(&key.0, delta, offset, chunk) {
                 Ok(true) => {}
                 Ok(false) => drop(missing.insert((chunk.hash, offset), chunk.length)),
                 Err(error) => return self.staged(key, Err(error)),
@@ -203,6 +215,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.index.peers()?.iter().any(|(_, state)| has(state)) {
             return Ok(true);
         }
+        self.is_here(record)
+    }
+
+    /// Whether all content of a version can be read on this replica.
+    pub(super) fn is_here(&mut self, record: &Record) -> Result<bool, StoreError> {
         for chunk in record.kind.content().map(|content| content.chunks()).unwrap_or_default() {
             let mut found = is_zeros(chunk);
             for place in
@@ -218,8 +235,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Puts a chunk into the stage if it can be had on this machine.
-    fn place_local(&mut self, path: &RelPath, offset: u64, chunk: Chunk) -> Result<bool, DiskError> {
-        if let Some(bytes) = self.disk.stage_read(path, offset, chunk.length)?
+    fn place_local(
+        &mut self,
+        path: &RelPath,
+        delta: bool,
+        offset: u64,
+        chunk: Chunk,
+    ) -> Result<bool, DiskError> {
+        if !delta
+            && let Some(bytes) = self.disk.stage_read(path, offset, chunk.length)?
             && is_intact(&bytes, &chunk.hash)
         {
             return Ok(true);
@@ -228,7 +252,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         for place in places.into_iter().filter(|place| place.length == chunk.length) {
             match self.disk.read_chunk(&place.path, place.offset, &chunk) {
                 Ok(Some(blob)) => {
-                    self.disk.stage_write(path, offset, blob.bytes())?;
+                    self.place(path, delta, offset, blob.bytes())?;
                     return Ok(true);
                 }
                 Err(error) if error.is_final() => return Err(error),
@@ -236,6 +260,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         }
         Ok(false)
+    }
+
+    fn place(&mut self, path: &RelPath, delta: bool, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        match delta {
+            true => self.disk.delta_write(path, offset, bytes),
+            false => self.disk.stage_write(path, offset, bytes),
+        }
     }
 
     fn fetch(&mut self, key: &Key, missing: Missing) -> Result<(), StoreError> {
@@ -344,7 +375,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.pending.set_stage(&key, Stage::Gone);
                 continue;
             }
-            let write = |offset| self.disk.stage_write(&key.0, offset, blob.bytes());
+            let delta = self.pending.get(&key).is_some_and(|pending| pending.delta.is_some());
+            let write = |offset| self.place(&key.0, delta, offset, blob.bytes());
             let written = offsets.into_iter().try_for_each(write);
             if written.is_err() {
                 self.staged(&key, written)?;
@@ -380,6 +412,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn seal(&mut self, key: &Key) -> Result<(), StoreError> {
         let Some(pending) = self.pending.get(key) else { return Ok(()) };
         let Kind::File { attributes, mtime_ns, content, .. } = &pending.record.kind else { return Ok(()) };
+        if pending.delta.is_some() {
+            let sealed = self.disk.delta_seal(&key.0);
+            if let Ok(mark) = sealed {
+                self.pending.update(key, |pending| pending.delta = Some(mark));
+            }
+            return self.staged(key, sealed.map(drop));
+        }
         let sealed = match content.chunks() {
             [] => self.disk.stage_write(&key.0, 0, b""),
             _ => Ok(()),

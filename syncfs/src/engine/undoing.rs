@@ -6,6 +6,7 @@ use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::record::{Kind, Record};
+use crate::status::Event;
 
 use super::Engine;
 use super::apply::Outcome;
@@ -105,7 +106,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Puts a replicated version back where an edit of a follower, or nothing, stands.
     pub(super) fn restore_one(&mut self, key: &Key, record: Record) -> Result<Outcome, StoreError> {
         let Some(mut entry) = self.index.entry(&key.0)? else { return Ok(Outcome::Done) };
-        if entry.record != record || entry.seen.is_some() {
+        let behind = entry.behind.take().is_some();
+        if entry.record != record || entry.seen.is_some() && !behind {
             return Ok(Outcome::Done);
         }
         let expect = self.stat(&key.0)?;
@@ -123,8 +125,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 None => self.place_file(&key.0, expect.as_ref())?,
             },
         };
+        if entry.seen.replace(placed).is_some() {
+            self.event(Event::Materialised(key.0.clone()));
+            self.put_entry(&entry)?;
+            return Ok(Outcome::Done);
+        }
         // Under a new sequence, so that a peer which was told "gone" hears of it again.
-        entry.seen = Some(placed);
         self.put(entry.record, entry.seen)?;
         Ok(Outcome::Done)
     }

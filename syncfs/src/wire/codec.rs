@@ -55,19 +55,21 @@ pub enum DecodeError {
 pub fn encode(message: &Message) -> Vec<u8> {
     let mut out = Writer(Vec::new());
     match message {
-        Message::Hello { version, folder, device, index, fences } => {
+        Message::Hello { version, folder, device, index, fences, holds } => {
             out.byte(1);
             out.0.extend_from_slice(&version.to_le_bytes());
             out.folder(*folder);
             out.0.extend_from_slice(device.as_bytes());
             out.word(index.0);
             out.fences(fences);
+            out.byte(u8::from(*holds));
         }
-        Message::State { folder, index, fences } => {
+        Message::State { folder, index, fences, holds } => {
             out.byte(2);
             out.folder(*folder);
             out.word(index.0);
             out.fences(fences);
+            out.byte(u8::from(*holds));
         }
         Message::Have { round, index, since, full } => {
             out.byte(3);
@@ -92,12 +94,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.word(*taken);
         }
         Message::Want(wants) => out.wants(wants),
-        Message::Chunks(blobs) => {
-            out.0.reserve(5 + blobs.iter().map(|blob| 4 + blob.bytes().len()).sum::<usize>());
-            out.byte(7);
-            out.count(blobs.len());
-            blobs.iter().for_each(|blob| out.bytes(blob.bytes()));
-        }
+        Message::Chunks(blobs) => out.chunks(blobs),
         Message::Gone(hash) => {
             out.byte(8);
             out.0.extend_from_slice(hash.as_bytes());
@@ -140,10 +137,14 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             device: DeviceId::from_bytes(input.array()?),
             index: IndexId(input.word()?),
             fences: input.fences()?,
+            holds: input.flag()?,
         },
-        2 => {
-            Message::State { folder: input.folder()?, index: IndexId(input.word()?), fences: input.fences()? }
-        }
+        2 => Message::State {
+            folder: input.folder()?,
+            index: IndexId(input.word()?),
+            fences: input.fences()?,
+            holds: input.flag()?,
+        },
         3 => Message::Have {
             round: input.word()?,
             index: IndexId(input.word()?),
@@ -248,6 +249,13 @@ impl Writer {
             self.0.extend_from_slice(device.as_bytes());
             self.word(*counter);
         }
+    }
+
+    fn chunks(&mut self, blobs: &[Blob]) {
+        self.0.reserve(5 + blobs.iter().map(|blob| 4 + blob.bytes().len()).sum::<usize>());
+        self.byte(7);
+        self.count(blobs.len());
+        blobs.iter().for_each(|blob| self.bytes(blob.bytes()));
     }
 
     fn fences(&mut self, fences: &[Fence]) {

@@ -22,7 +22,7 @@ use crate::path::RelPath;
 use crate::record::{Record, VersionVector};
 
 /// The version of this message set.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The largest message, in bytes, without the length before it.
 pub const FRAME_BYTES_MAX: usize = (4 << 20) + (512 << 10);
 /// Most records in one [`Message::Records`].
@@ -123,8 +123,11 @@ pub enum Message {
         index: IndexId,
         /// All takeovers it knows of.
         fences: Vec<Fence>,
+        /// Whether it is the writer under the newest of these. Whoever was and is not has let go of the lease.
+        holds: bool,
     },
-    /// My index began a new life, I learned of these takeovers, or of the folder. What I said of an older index is void.
+    /// My index began a new life, I learned of these takeovers, of the folder, or began or
+    /// ceased to hold. What I said of an older index is void.
     State {
         /// The folder, as in `Hello`.
         folder: Option<FolderId>,
@@ -132,6 +135,8 @@ pub enum Message {
         index: IndexId,
         /// Takeovers that the receiver may not know.
         fences: Vec<Fence>,
+        /// As in `Hello`.
+        holds: bool,
     },
     /// Send me your records after `since` of your index. What was sent for an earlier round does not count any more.
     Have {

@@ -54,6 +54,9 @@ impl Index for SimIndex {
     fn clear_plans(&mut self) -> Result<(), IndexError> {
         self.0.clear_plans()
     }
+    fn behind(&self) -> Result<Vec<Entry>, IndexError> {
+        self.0.behind()
+    }
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
         self.0.peer(device)
     }

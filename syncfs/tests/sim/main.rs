@@ -27,14 +27,20 @@ struct Scenario {
     leases: bool,
     /// Renames between rounds of rest.
     moves: bool,
+    /// A database that is written all the time.
+    databases: bool,
 }
 
 fn run(scenario: Scenario, seed: u64) -> (ContentHash, World) {
     let mut world = World::new(seed, scenario.replicas);
+    world.databases = scenario.databases;
     for step in 0..scenario.steps {
         world.step(scenario.faults, scenario.leases);
         if scenario.moves && step % 25 == 0 {
             world.move_in_quiet(scenario.faults);
+        }
+        if scenario.databases && step % 25 == 0 {
+            world.write_database();
         }
     }
     world.calm();
@@ -46,7 +52,7 @@ fn run_seeds(scenario: Scenario, count: u64) {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let only = number("SEED");
     let seeds = only.map_or(0..number("SEEDS").unwrap_or(count), |seed| seed..seed + 1);
-    let (mut crashes, mut barriers, mut moves) = (0, 0, 0);
+    let (mut crashes, mut barriers, mut moves, mut deltas) = (0, 0, 0, 0);
     for seed in seeds {
         let name = scenario.name;
         let result = std::panic::catch_unwind(|| run(scenario, seed));
@@ -54,20 +60,46 @@ fn run_seeds(scenario: Scenario, count: u64) {
         crashes += world.crashes;
         barriers += world.barriers_held;
         moves += world.moves;
+        deltas += world.deltas;
     }
-    println!("{}: {crashes} crashes, {barriers} barriers checked, {moves} moves told", scenario.name);
+    println!(
+        "{}: {crashes} crashes, {barriers} barriers checked, {moves} moves told, {deltas} blocks in logs",
+        scenario.name
+    );
     if scenario.faults && only.is_none() {
         assert!(crashes > count / 2 && barriers > count / 2, "the scenario exercises too little");
     }
+    assert!(!scenario.databases || only.is_some() || deltas > count, "the scenario keeps too few deltas");
     assert!(!scenario.moves || only.is_some() || moves > count / 2, "the scenario moves too little");
 }
 
-const PEACE: Scenario =
-    Scenario { name: "peace", replicas: 3, steps: 500, faults: false, leases: false, moves: false };
-const FAULTS: Scenario =
-    Scenario { name: "faults", replicas: 3, steps: 700, faults: true, leases: false, moves: false };
-const LEASES: Scenario =
-    Scenario { name: "leases", replicas: 3, steps: 700, faults: true, leases: true, moves: false };
+const PEACE: Scenario = Scenario {
+    name: "peace",
+    replicas: 3,
+    steps: 500,
+    faults: false,
+    leases: false,
+    moves: false,
+    databases: false,
+};
+const FAULTS: Scenario = Scenario {
+    name: "faults",
+    replicas: 3,
+    steps: 700,
+    faults: true,
+    leases: false,
+    moves: false,
+    databases: false,
+};
+const LEASES: Scenario = Scenario {
+    name: "leases",
+    replicas: 3,
+    steps: 700,
+    faults: true,
+    leases: true,
+    moves: false,
+    databases: false,
+};
 
 #[test]
 fn replicas_converge_and_lose_nothing_while_all_write() {
@@ -90,6 +122,12 @@ fn renames_told_in_short_lose_nothing() {
     run_seeds(Scenario { name: "moves in peace", moves: true, ..PEACE }, 40);
     run_seeds(Scenario { name: "moves", moves: true, ..FAULTS }, 60);
     run_seeds(Scenario { name: "moves and leases", moves: true, ..LEASES }, 50);
+}
+
+#[test]
+fn databases_kept_as_deltas_lose_nothing() {
+    run_seeds(Scenario { name: "databases in peace", databases: true, leases: true, ..PEACE }, 30);
+    run_seeds(Scenario { name: "databases and leases", databases: true, ..LEASES }, 60);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use syncfs::chunk::SQLITE_MAGIC;
 use syncfs::cutting::CutState;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Abilities, Fault, FileKind, MemoryDisk};
@@ -50,6 +51,8 @@ pub(crate) struct World {
     moved: BTreeSet<Vec<u8>>,
     /// Contents that a crash took before anybody had looked at them.
     pub(crate) excused: BTreeSet<Vec<u8>>,
+    /// Contents that a replica had as what is visible and a delta, when a user changed what is visible.
+    undermined: BTreeSet<Vec<u8>>,
     /// Contents of a stale tail.
     pub(crate) stale: BTreeSet<Vec<u8>>,
     barriers: Vec<(usize, Token, BTreeSet<Vec<u8>>)>,
@@ -57,11 +60,17 @@ pub(crate) struct World {
     pub(crate) epoch: u64,
     trace: blake3::Hasher,
     pub(crate) crashes: u64,
+    /// Whether most that is written are databases.
+    pub(crate) databases: bool,
     /// Messages about a move.
     pub(crate) moves: u64,
+    /// Blocks seen in delta logs.
+    pub(crate) deltas: u64,
 }
 
 const PATHS: [&str; 9] = ["a", "b", "c.txt", "d", "d/a", "d/b", "d/e", "d/e/a", "f"];
+/// What is written here are databases, of which a replica keeps deltas.
+const DATABASE: &str = "app.db";
 
 impl World {
     pub(crate) fn new(seed: u64, replicas: usize) -> Self {
@@ -86,7 +95,7 @@ impl World {
                 Abilities { is_root: number % 2 == 0, has_xattrs: number % 4 < 2, ..Abilities::default() };
             let disk = MemoryDisk::new(able);
             let index = SimIndex(MemoryIndex::new(meta), disk.clone());
-            let engine = Some(Engine::new(disk.clone(), index).unwrap());
+            let engine = Some(open(disk.clone(), index));
             Replica { engine, disk, index: None, device }
         });
         Self {
@@ -101,13 +110,16 @@ impl World {
             superseded: BTreeSet::new(),
             moved: BTreeSet::new(),
             excused: BTreeSet::new(),
+            undermined: BTreeSet::new(),
             stale: BTreeSet::new(),
             barriers: Vec::new(),
             barriers_held: 0,
             epoch: 0,
             trace: blake3::Hasher::new(),
             crashes: 0,
+            databases: false,
             moves: 0,
+            deltas: 0,
         }
     }
 
@@ -144,9 +156,13 @@ impl World {
                 let replica = self.any();
                 self.take_lease(replica);
             }
-            92..96 => {
+            92..95 => {
                 let replica = self.any();
                 self.flush(replica);
+            }
+            95 => {
+                let replica = self.any();
+                self.run(replica, |engine| engine.materialise().map(drop));
             }
             _ => self.check_barriers(),
         }
@@ -178,8 +194,12 @@ impl World {
         let slot = &mut self.replicas[replica];
         let (_, mut index) = slot.engine.take().map(Engine::into_parts).unwrap();
         let before = present(&slot.disk);
+        let logged = slot.disk.durably_logged();
         for torn in slot.disk.crash(&mut |bound| self.rng.below(bound)) {
             assert!(!torn.published, "{} became visible before its bytes were durable", torn.path);
+            if torn.path.as_bytes() == DATABASE.as_bytes() {
+                self.undermined.extend(logged.clone());
+            }
             // A user's, who must not expect anything else.
             self.superseded.insert(torn.data.clone());
             self.written.insert(torn.data);
@@ -189,8 +209,7 @@ impl World {
         let lost = before.difference(&after).filter(|text| !self.observed.contains(*text)).cloned();
         self.excused.extend(lost);
         slot.index = Some(index);
-        let engine = Engine::new(slot.disk.clone(), slot.index.take().unwrap()).unwrap();
-        slot.engine = Some(engine);
+        slot.engine = Some(open(slot.disk.clone(), slot.index.take().unwrap()));
         self.scan(replica);
     }
 
@@ -214,11 +233,14 @@ impl World {
 
     fn user_act(&mut self) {
         let replica = self.any();
-        let path = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
+        let mut path = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
         let act = self.rng.below(100);
+        if self.databases && self.epoch == 0 && self.rng.chance(20) {
+            path = RelPath::new(DATABASE).unwrap();
+        }
         let other = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
         let disk = self.replicas[replica].disk.clone();
-        let before = disk.files();
+        let (before, logged) = (disk.files(), disk.durably_logged());
         let mut renamed = Vec::new();
         match act {
             0..60 => {
@@ -226,6 +248,9 @@ impl World {
                 let mut text = format!("{replica}:{}:", self.next_text).into_bytes();
                 let bulk = if act < 4 { 150_000 } else { 0 };
                 text.resize(text.len() + bulk, self.next_text as u8);
+                if path.as_bytes() == DATABASE.as_bytes() {
+                    text = database(&text, &mut self.rng);
+                }
                 if disk.user_write(&path, &text, act.is_multiple_of(2)) {
                     self.written.insert(text);
                 }
@@ -251,6 +276,10 @@ impl World {
             }
         }
         let after = disk.files();
+        let database = RelPath::new(DATABASE).unwrap();
+        if before.get(&database) != after.get(&database) {
+            self.undermined.extend(logged);
+        }
         let everywhere: BTreeSet<_> = after.values().collect();
         // A text that was moved may still stand at its old place elsewhere: there it is not what a user keeps.
         let gone = before.into_iter().filter(|(name, text)| {
@@ -291,6 +320,40 @@ impl World {
         for _ in 0..40 {
             self.move_message();
         }
+    }
+
+    /// An application on the holder, or the first replica, commits a few times; the others follow as far as they get.
+    pub(crate) fn write_database(&mut self) {
+        let path = RelPath::new(DATABASE).unwrap();
+        let role = |replica: &Replica| replica.engine.as_ref().unwrap().meta().role;
+        let writer = match self.replicas.iter().position(|replica| role(replica) == Role::Holder) {
+            Some(holder) => holder,
+            None if self.epoch == 0 => 0,
+            None => return,
+        };
+        for _ in 0..1 + self.rng.below(4) {
+            self.next_text += 1;
+            let text = database(format!("{writer}:{}:", self.next_text).as_bytes(), &mut self.rng);
+            let disk = self.replicas[writer].disk.clone();
+            let before = disk.files().remove(&path);
+            let logged = disk.durably_logged();
+            if !disk.user_write(&path, &text, self.rng.chance(80)) {
+                return;
+            }
+            self.written.insert(text);
+            self.superseded.extend(before);
+            self.undermined.extend(logged);
+            self.scan(writer);
+            for round in 0..120 {
+                self.connect();
+                self.move_message();
+                if round % 4 == 0 {
+                    let replica = self.any();
+                    self.drive(replica);
+                }
+            }
+        }
+        self.deltas += self.replicas.iter().map(|replica| replica.disk.logged_blocks() as u64).sum::<u64>();
     }
 
     pub(crate) fn scan(&mut self, replica: usize) {
@@ -439,6 +502,7 @@ impl World {
                     for text in texts.iter().filter(|text| self.written.contains(*text)) {
                         // A version that lost a conflict elsewhere reaches the peer as a copy, later.
                         let lost = self.is_conflict_copy(text) || self.moved.contains(text);
+                        let lost = lost || self.undermined.contains(text);
                         let gone = self.superseded.contains(text) || self.stale.contains(text) || lost;
                         assert!(
                             durable.contains(text) || gone || self.is_aside(text),
@@ -481,6 +545,11 @@ impl World {
                 }
                 self.links.push(Link { ends: [(a, session), (b, session)], queues: Default::default() });
             }
+        }
+        self.run_dry();
+        // Every version is durable everywhere; now it is to be seen, too.
+        for replica in 0..self.replicas.len() {
+            self.run(replica, |engine| engine.materialise().map(drop));
         }
         self.run_dry();
     }
@@ -536,6 +605,25 @@ impl World {
     pub(crate) fn asides(&self) -> BTreeSet<Vec<u8>> {
         self.replicas.iter().flat_map(|replica| replica.disk.kept()).collect()
     }
+}
+
+/// A database that holds a text here and there; the rest is always the same.
+fn database(text: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let length = if rng.chance(80) { 40_000 } else { 30_000 + rng.below(20_000) as usize };
+    let mut bytes = vec![7; length];
+    let text = &text[..text.len().min(100)];
+    let middle = rng.below(25_000) as usize;
+    for at in [16, 100 + middle, length - text.len()] {
+        bytes[at..at + text.len()].copy_from_slice(text);
+    }
+    bytes[..16].copy_from_slice(SQLITE_MAGIC);
+    bytes
+}
+
+fn open(disk: MemoryDisk, index: SimIndex) -> SimEngine {
+    let mut engine = Engine::new(disk, index).unwrap();
+    engine.keep_deltas_from(20_000);
+    engine
 }
 
 fn present(disk: &MemoryDisk) -> BTreeSet<Vec<u8>> {

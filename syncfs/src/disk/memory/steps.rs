@@ -67,6 +67,9 @@ impl State {
 
     fn chunk(&self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
         self.readable(path)?;
+        if let Some(blob) = self.logged(path, offset, chunk) {
+            return Ok(Some(blob));
+        }
         let Ok(Some(ino)) = self.files.find(path) else { return Ok(None) };
         let bytes = part(&self.files.inode(ino).body.data, offset, chunk.length);
         Ok(bytes.and_then(|bytes| Blob::named(bytes, &chunk.hash)))
@@ -253,6 +256,26 @@ impl Disk for MemoryDisk {
             state.files.change(vec![(Space::Stage.root(), path.as_bytes().to_vec(), None)]);
         }
         Ok(())
+    }
+
+    fn takes_delta(&mut self, path: &RelPath, seen: &Stat) -> Result<bool, DiskError> {
+        Ok(self.0.borrow().takes_delta(path, seen))
+    }
+
+    fn delta_reset(&mut self, path: &RelPath, mark: u64) -> Result<bool, DiskError> {
+        self.0.borrow_mut().reset_log(path, mark)
+    }
+
+    fn delta_write(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.0.borrow_mut().write_log(path, offset, bytes)
+    }
+
+    fn delta_seal(&mut self, path: &RelPath) -> Result<u64, DiskError> {
+        self.0.borrow_mut().seal_log(path)
+    }
+
+    fn delta_sync(&mut self, paths: &[RelPath]) -> Result<(), DiskError> {
+        self.0.borrow_mut().sync_logs(paths)
     }
 
     fn publish(&mut self, stage: &RelPath, to: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {

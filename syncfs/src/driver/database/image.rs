@@ -170,7 +170,7 @@ impl Image<'_> {
 }
 
 /// Reads as much as there is; the rest of the buffer stays as it was.
-pub(super) fn read_up_to(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
+pub(in crate::driver) fn read_up_to(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
     let mut length = 0;
     while length < buffer.len() {
         match file.read_at(&mut buffer[length..], offset + length as u64) {

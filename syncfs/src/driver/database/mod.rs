@@ -45,7 +45,7 @@ use std::time::Duration;
 use rustix::fs::fstat;
 
 pub(super) use cut::Cuts;
-pub(super) use image::Source;
+pub(super) use image::{Source, read_up_to};
 
 use super::tree::{Tree, convert, failed, stat_in};
 use crate::chunk::SQLITE_MAGIC;
@@ -90,17 +90,15 @@ impl Databases {
     /// Opens a file that is not empty, through the registry.
     pub(super) fn open(&mut self, tree: &Tree, path: &RelPath, stat: &Stat) -> Result<Opened, DiskError> {
         assert!(stat.size > 0, "an empty file may be a database about to be: it is not opened");
-        if let Some(file) = self.find((stat.dev, stat.ino)) {
+        // What was written over one from its first byte on is none any more.
+        let is_still = |file: &File| stat.side != 0 || is_database(file);
+        if let Some(file) = self.find((stat.dev, stat.ino)).filter(|file| is_still(file)) {
             return Ok(Opened::Database(file));
         }
         let file = tree.file(path)?;
         let opened = fstat(&file).map_err(|error| failed("stat", error))?;
         let opened = convert(&opened);
-        let mut head = [0; 16];
-        let is_database = opened.kind == FileKind::File
-            && file.read_exact_at(&mut head, 0).is_ok()
-            && head == *SQLITE_MAGIC;
-        if !is_database {
+        if opened.kind != FileKind::File || !is_database(&file) {
             return Ok(Opened::Plain(file));
         }
         Ok(Opened::Database(self.hold((opened.dev, opened.ino), file)))
@@ -141,6 +139,11 @@ impl Databases {
             _ => is_leftover(tree, path),
         }
     }
+}
+
+fn is_database(file: &File) -> bool {
+    let mut head = [0; 16];
+    file.read_exact_at(&mut head, 0).is_ok() && head == *SQLITE_MAGIC
 }
 
 /// `x` for `x-wal`, `x-journal` and `x-shm`.

@@ -1,6 +1,7 @@
 //! The index file as such: made, opened, checked.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use super::{SqliteIndex, Witness, damaged, unsigned};
 use crate::device::DeviceId;
 use crate::fence::{Fence, Fences};
 use crate::index::{Index, IndexError, Meta, Totals};
-use crate::wire::decode_vector;
+use crate::record::Kind;
+use crate::wire::{decode_kind, decode_vector};
 
 /// The version of the schema that this code reads and writes.
-const SCHEMA_VERSION: i64 = 2 + LATER.len() as i64;
-/// What the versions after the second added, one after the other: the last statement of each says which it is.
-const LATER: [&str; 3] = [BRANCHES, CUTS, REJOINING];
+const SCHEMA_VERSION: i64 = 1 + STEPS.len() as i64;
+/// What the versions after the first added, one after the other: the last statement of each says which it is.
+const STEPS: [&str; 5] = [NAMES, BRANCHES, CUTS, REJOINING, BEHIND];
 /// What the second version added: how the names of a file are found.
 const NAMES: &str = "
     CREATE TABLE inode (ino INTEGER NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (ino, entry)) STRICT, WITHOUT ROWID;
@@ -30,6 +32,12 @@ const REJOINING: &str = "
     ALTER TABLE meta ADD COLUMN rejoining INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE meta ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
     PRAGMA user_version = 5";
+/// What the sixth added: databases whose visible file is behind, with where the delta log ends and what is visible. That is
+/// apart from the entry, which every version writes anew.
+const BEHIND: &str = "
+    ALTER TABLE entry ADD COLUMN mark INTEGER;
+    CREATE TABLE shown (entry INTEGER PRIMARY KEY, kind BLOB NOT NULL) STRICT;
+    PRAGMA user_version = 6";
 
 impl SqliteIndex {
     /// Creates the file of a new replica.
@@ -37,7 +45,8 @@ impl SqliteIndex {
         let connection = connect(path)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         connection.execute_batch(include_str!("schema.sql"))?;
-        LATER.iter().try_for_each(|step| connection.execute_batch(step))?;
+        // The file's text is of the second version.
+        STEPS[1..].iter().try_for_each(|step| connection.execute_batch(step))?;
         let mut index = Self::new(connection, path)?;
         index.in_transaction.set(true);
         index.put_meta(meta)?;
@@ -58,22 +67,25 @@ impl SqliteIndex {
         if check != "ok" {
             return Err(IndexError::Damaged(check));
         }
+        if version == SCHEMA_VERSION {
+            return Self::new(connection, path);
+        }
+        // All or nothing: a crash leaves an index of the version that it was.
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        for (_, step) in (2..).zip(STEPS).filter(|(reached, _)| version < *reached) {
+            connection.execute_batch(step)?;
+        }
         let mut index = Self::new(connection, path)?;
+        index.in_transaction.set(true);
         if version < 2 {
-            index.add_names()?;
+            index.find_names()?;
         }
-        for (_, step) in (3..).zip(LATER).filter(|(reached, _)| version < *reached) {
-            index.begin()?;
-            index.connection.execute_batch(step)?;
-            index.commit()?;
-        }
+        index.commit()?;
         Ok(index)
     }
 
-    /// From the first version of the schema to the second.
-    fn add_names(&mut self) -> Result<(), IndexError> {
-        self.begin()?;
-        self.connection.execute_batch(NAMES)?;
+    /// Fills what the second version of the schema added.
+    fn find_names(&mut self) -> Result<(), IndexError> {
         let mut after = None;
         loop {
             let page = self.page(after.as_ref(), 1000)?;
@@ -83,7 +95,7 @@ impl SqliteIndex {
             }
             match page.last() {
                 Some(last) => after = Some(last.record.path.clone()),
-                None => return self.commit(),
+                None => return Ok(()),
             }
         }
     }
@@ -100,9 +112,11 @@ impl SqliteIndex {
         };
         let totals = connection.query_row(sql, [], totals)?;
         let fences = stored_fences(&connection)?;
+        let shown = stored_shown(&connection)?;
         let (in_transaction, last) = (Cell::new(false), RefCell::new(None));
         let witness = Witness::beside(path).unwrap_or_else(|| Witness::new(path));
-        Ok(Self { connection, witness, in_transaction, devices: RefCell::new(devices), fences, totals, last })
+        let devices = RefCell::new(devices);
+        Ok(Self { connection, witness, in_transaction, devices, fences, totals, shown, last })
     }
 }
 
@@ -116,6 +130,17 @@ fn stored_fences(connection: &Connection) -> Result<Fences, IndexError> {
         fences.insert(Fence { epoch, holder, base: decode_vector(&base).map_err(damaged)? });
     }
     Ok(fences)
+}
+
+fn stored_shown(connection: &Connection) -> Result<BTreeMap<i64, Kind>, IndexError> {
+    let mut statement = connection.prepare("SELECT entry, kind FROM shown")?;
+    let mut rows = statement.query([])?;
+    let mut shown = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let kind: Vec<u8> = row.get(1)?;
+        shown.insert(row.get(0)?, decode_kind(&kind).map_err(damaged)?);
+    }
+    Ok(shown)
 }
 
 fn connect(path: &Path) -> Result<Connection, IndexError> {
@@ -174,16 +199,16 @@ mod tests {
         let (owner, kind) = (Owner { uid: 0, gid: 0 }, FileKind::File);
         let (mode, mtime_ns, ctime_ns, dev, ino, nlink) = (0o644, 0, 0, 1, 42, 2);
         let seen = Stat { kind, size: 0, mode, mtime_ns, ctime_ns, dev, ino, nlink, owner, side: 0 };
-        let entry = Entry { record, sequence: 1, seen: Some(seen), stale: false };
+        let entry = Entry { record, sequence: 1, seen: Some(seen), stale: false, behind: None };
         let mut index = SqliteIndex::open(&file).unwrap();
         index.put(&entry).unwrap();
         index.commit().unwrap();
         index
             .connection
             .execute_batch(
-                "DROP TABLE inode; DROP TABLE label; DROP TABLE branch; DROP TABLE kept;
+                "DROP TABLE inode; DROP TABLE label; DROP TABLE branch; DROP TABLE kept; DROP TABLE shown;
                  ALTER TABLE meta DROP COLUMN cuts; ALTER TABLE meta DROP COLUMN rejoining;
-                 ALTER TABLE meta DROP COLUMN base; PRAGMA user_version = 1",
+                 ALTER TABLE meta DROP COLUMN base; ALTER TABLE entry DROP COLUMN mark; PRAGMA user_version = 1",
             )
             .unwrap();
         drop(index);

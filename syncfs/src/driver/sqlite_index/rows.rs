@@ -2,7 +2,7 @@
 
 use crate::device::IndexId;
 use crate::driver::stored::{decode_stat, take_word};
-use crate::index::{Entry, IndexError, PeerState};
+use crate::index::{Behind, Entry, IndexError, PeerState};
 use crate::path::RelPath;
 use crate::record::{Record, VersionVector};
 use crate::wire::decode_kind;
@@ -11,7 +11,7 @@ use super::{SqliteIndex, damaged, unsigned};
 
 /// The columns of an entry, as [`SqliteIndex::row_of`] reads them.
 pub(super) const ENTRY: &str =
-    "SELECT id, path, sequence, writer, epoch, version, kind, seen, stale FROM entry";
+    "SELECT id, path, sequence, writer, epoch, version, kind, seen, stale, mark FROM entry";
 
 /// An entry and its number.
 #[derive(Clone, Debug)]
@@ -51,13 +51,19 @@ impl SqliteIndex {
             by: device(unsigned(row.get(3)?))?,
             epoch: unsigned(row.get(4)?),
         };
+        let id = row.get(0)?;
+        let behind = |mark: i64| {
+            let shown = self.shown.get(&id).cloned().ok_or_else(|| damaged("visible version"))?;
+            Ok::<_, IndexError>(Behind { shown, mark: unsigned(mark) })
+        };
         let entry = Entry {
             record,
             sequence: unsigned(row.get(2)?),
             seen: seen.map(decode_stat).transpose()?,
             stale: row.get(8)?,
+            behind: row.get::<_, Option<i64>>(9)?.map(behind).transpose()?,
         };
-        Ok(Row { id: row.get(0)?, entry })
+        Ok(Row { id, entry })
     }
 
     pub(super) fn find(&self, path: &RelPath) -> Result<Option<Row>, IndexError> {
