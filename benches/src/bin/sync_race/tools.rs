@@ -81,7 +81,7 @@ pub(crate) struct Ours {
     ground: Ground,
     left_id: String,
     left_at: String,
-    left: Option<Running>,
+    _left: Running,
     right: Option<Running>,
 }
 
@@ -90,14 +90,8 @@ impl Ours {
         let init = |dir: &Path| output(Command::new(syncd).arg("init").arg(dir)).trim().to_owned();
         let (left_id, right_id) = (init(&ground.left), init(&ground.right));
         let (left, left_at) = serve(syncd, &ground.left, &right_id, &ground.state);
-        let pair = Ours {
-            syncd: syncd.into(),
-            ground: ground.clone(),
-            left_id,
-            left_at,
-            left: Some(left),
-            right: None,
-        };
+        let pair =
+            Ours { syncd: syncd.into(), ground: ground.clone(), left_id, left_at, _left: left, right: None };
         until("our first scan", POLL, || (pair.files() >= files).then_some(()));
         pair
     }
@@ -147,11 +141,8 @@ impl Pair for Ours {
         self.wait();
     }
 
-    /// The scan that a daemon makes at its start, and the rest of its start.
     fn rescan(&mut self) {
-        self.left = None;
-        let peer = &self.left_id;
-        self.left = Some(serve(&self.syncd, &self.ground.left, peer, &self.ground.state).0);
+        output(Command::new(&self.syncd).arg("scan").arg(&self.ground.left));
     }
 
     fn receivers(&self) -> Vec<u32> {
