@@ -39,17 +39,24 @@ impl fmt::Debug for ContentHash {
 }
 
 /// The bytes of a chunk, together with their hash, which only hashing them can have given.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Blob {
     hash: ContentHash,
     bytes: Vec<u8>,
+    /// Where they begin: before that stands what they came with.
+    start: usize,
 }
 
 impl Blob {
     /// Hashes `bytes`.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { hash: ContentHash::of(&bytes), bytes }
+        Self::behind(bytes, 0)
+    }
+
+    /// Hashes all of `bytes` but the first `start`.
+    pub(crate) fn behind(bytes: Vec<u8>, start: usize) -> Self {
+        Self { hash: ContentHash::of(&bytes[start..]), bytes, start }
     }
 
     /// `bytes`, if they are what `hash` names.
@@ -68,12 +75,20 @@ impl Blob {
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.start..]
     }
 }
 
+impl PartialEq for Blob {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Eq for Blob {}
+
 impl fmt::Debug for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} ({} bytes)", self.hash, self.bytes.len())
+        write!(f, "{:?} ({} bytes)", self.hash, self.bytes().len())
     }
 }

@@ -29,7 +29,7 @@ use crate::token::Token;
 use crate::wire::{BYE_BYTES_MAX, Message};
 
 /// Commands that may wait for the folder's thread; among them messages of peers, each at most a frame.
-const COMMANDS_MAX: usize = 16;
+const COMMANDS_MAX: usize = 4;
 /// Messages that may wait for a stream.
 const OUTGOING_MAX: usize = 4;
 /// How often it is looked whether bytes arrive.

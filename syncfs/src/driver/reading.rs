@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::fstat;
+use rustix::io::{Errno, pread};
 
 use super::database::{Opened, QUIET};
 use super::disk::{RealDisk, Unsynced};
@@ -95,11 +97,8 @@ impl RealDisk {
         offset: u64,
         chunk: &Chunk,
     ) -> Result<Option<Blob>, DiskError> {
-        let intact = |file: &File| {
-            let mut bytes = vec![0; chunk.length as usize];
-            file.read_exact_at(&mut bytes, offset).ok()?;
-            Blob::named(bytes, &chunk.hash)
-        };
+        let intact =
+            |file: &File| Blob::named(read_exactly(file, offset, chunk.length as usize)?, &chunk.hash);
         if let Some(blob) = self.read_delta(path, offset, chunk)? {
             return Ok(Some(blob));
         }
@@ -141,6 +140,21 @@ impl RealDisk {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A part of a file, if it is so long; into memory that is not made zeros first.
+fn read_exactly(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let at = offset + bytes.len() as u64;
+        match pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return None,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    bytes.truncate(length);
+    Some(bytes)
 }
 
 /// A fingerprint to compare with later. If it is so fresh that a later change could bear the same times, it is made to

@@ -9,12 +9,15 @@ use tokio::time::Instant;
 
 use crate::error::{SyncError, Violation};
 use crate::wire::frame::{self, COMPRESSED};
-use crate::wire::{DecodeError, FRAME_BYTES_MAX, Message, decode, encode};
+use crate::wire::{DecodeError, FRAME_BYTES_MAX, Message, decode_frame, encode_parts};
 
 /// Over so long a time it is judged what a stream waits for.
 const JUDGED_OVER: Duration = Duration::from_millis(250);
 /// A faster line carries bytes as quickly as they are compressed and written on the other side, or nearly so.
 const SLOW_BYTES_PER_SECOND: u64 = 32 << 20;
+
+/// Memory for a message before any of it arrived, at most: a chunk of all but the largest files fits.
+const FIRST_BYTES: usize = (1 << 20) + 64;
 
 /// The next message and its size on the stream; `None` at a clean end. Counts bytes in `arrived` as they come.
 pub(super) async fn receive(
@@ -33,7 +36,7 @@ pub(super) async fn receive(
         return Err(Violation::Decode(DecodeError::Limit("frame")).into());
     }
     // Memory grows with what really arrives, not with what was announced.
-    let mut bytes = Vec::with_capacity(length.min(64 << 10));
+    let mut bytes = Vec::with_capacity(length.min(FIRST_BYTES));
     let mut body = stream.take(length as u64);
     while bytes.len() < length {
         match body.read_buf(&mut bytes).await {
@@ -46,7 +49,7 @@ pub(super) async fn receive(
     if word & COMPRESSED != 0 {
         bytes = frame::decompress(&bytes).map_err(Violation::Decode)?;
     }
-    let message = decode(&bytes).map_err(Violation::Decode)?;
+    let message = decode_frame(bytes).map_err(Violation::Decode)?;
     Ok(Some((message, length as u64 + 4)))
 }
 
@@ -63,17 +66,19 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 
     /// Writes a message; [`Sender::flush`] is the caller's. Returns its size on the stream.
     pub(super) async fn send(&mut self, message: &Message) -> Result<u64, SyncError> {
-        let mut bytes = encode(message);
+        let (mut head, mut body) = encode_parts(message);
         let mut flag = 0;
         if self.line.is_slow
-            && let Some(short) = frame::compress(&bytes)
+            && let Some(short) = frame::compress(&[&head, body].concat())
         {
-            (bytes, flag) = (short, COMPRESSED);
+            (head, body, flag) = (short, &[], COMPRESSED);
         }
-        let length = u32::try_from(bytes.len()).expect("a message is smaller than its frame limit");
+        let length =
+            u32::try_from(head.len() + body.len()).expect("a message is smaller than its frame limit");
         let began = Instant::now();
         self.stream.write_all(&(length | flag).to_le_bytes()).await?;
-        self.stream.write_all(&bytes).await?;
+        self.stream.write_all(&head).await?;
+        self.stream.write_all(body).await?;
         self.line.took(u64::from(length), began, Instant::now());
         Ok(u64::from(length) + 4)
     }

@@ -22,7 +22,7 @@ use rustls::{
     SignatureScheme,
 };
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::identity::{Identity, device_of};
@@ -30,9 +30,11 @@ use crate::device::DeviceId;
 
 /// How long a handshake may take.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How much is taken from a stream at once: by itself the TLS engine asks for a quarter of a record at a time.
+const READ_BYTES: usize = 64 << 10;
 
 /// A stream whose other end has proved which device it is. Nobody else can read or change what it carries.
-pub struct TlsStream<S>(tokio_rustls::TlsStream<S>);
+pub struct TlsStream<S>(tokio_rustls::TlsStream<BufReader<S>>);
 
 /// Why a stream did not become a proven one.
 #[derive(Debug, Error)]
@@ -91,6 +93,7 @@ impl Identity {
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         let name = ServerName::try_from("syncfs").expect("the name is valid; it is never sent");
+        let stream = BufReader::with_capacity(READ_BYTES, stream);
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
         Ok(TlsStream(bounded(handshake, HANDSHAKE_MAX).await?.into()))
     }
@@ -111,6 +114,7 @@ impl Identity {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.certified())));
         config.send_tls13_tickets = 0;
+        let stream = BufReader::with_capacity(READ_BYTES, stream);
         let stream = bounded(TlsAcceptor::from(Arc::new(config)).accept(stream), HANDSHAKE_MAX).await?;
         let (_, session) = stream.get_ref();
         let key = session.peer_certificates().and_then(<[_]>::first);

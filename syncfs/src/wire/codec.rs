@@ -4,10 +4,14 @@
 mod cuts;
 mod edited;
 mod kind;
+#[cfg(feature = "driver")]
+mod single;
 mod want;
 
 #[cfg(feature = "driver")]
 pub(crate) use cuts::{decode_cuts, encode_cuts};
+#[cfg(feature = "driver")]
+pub(crate) use single::{decode_frame, encode_parts};
 
 use thiserror::Error;
 

@@ -11,7 +11,10 @@ pub mod frame;
 
 pub use codec::{DecodeError, decode, encode};
 #[cfg(feature = "driver")]
-pub(crate) use codec::{decode_cuts, decode_kind, decode_vector, encode_cuts, encode_kind, encode_vector};
+pub(crate) use codec::{
+    decode_cuts, decode_frame, decode_kind, decode_vector, encode_cuts, encode_kind, encode_parts,
+    encode_vector,
+};
 
 use crate::cutting::{Groups, Mark};
 use crate::device::{DeviceId, FolderId, IndexId};
