@@ -15,6 +15,7 @@ pub mod mesh_state;
 pub mod notes;
 pub mod settings;
 pub mod sync_branches;
+pub mod sync_check;
 pub mod sync_control;
 pub mod sync_cuts;
 pub mod sync_door;

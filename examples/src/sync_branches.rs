@@ -63,7 +63,7 @@ pub enum KeepWhich {
 pub struct BranchReport {
     /// `<device>-<epoch>-<number>`.
     pub name: String,
-    /// `stale-epoch`, `follower-edit` or `found`.
+    /// `stale-epoch`, `follower-edit`, `damaged` or `found`.
     pub cause: String,
     /// The epoch under which it was written.
     pub epoch: u64,
@@ -100,6 +100,7 @@ pub async fn answer(folder: &Folder, request: BranchRequest) -> Result<Value, Fa
                 cause: match branch.cause {
                     Cause::StaleEpoch => "stale-epoch",
                     Cause::FollowerEdit => "follower-edit",
+                    Cause::Damaged => "damaged",
                     _ => "found",
                 }
                 .to_owned(),

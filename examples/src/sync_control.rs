@@ -17,6 +17,7 @@ use syncfs::{At, Config, DeviceId, Folder, RelPath};
 use crate::control::{self, ControlError};
 use crate::daemon::{Context, Failure};
 use crate::sync_branches::{self, BranchRequest};
+use crate::sync_check::{CheckedReport, Repair};
 use crate::sync_journal::Extract;
 use crate::sync_node::Node;
 use crate::sync_report::{self, ConflictReport, FoundReport, SyncReport, VersionReport};
@@ -26,6 +27,8 @@ use crate::sync_settings::{ServeFlags, SyncSettings};
 pub const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a question may take that looks through the whole directory.
 pub const SCAN_LIMIT: Duration = Duration::from_secs(600);
+/// How long a question may take that reads the whole directory.
+pub const CHECK_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a question about events may wait for one.
 pub const EVENTS_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -61,6 +64,11 @@ pub enum Request {
     Scan,
     /// The same, and what vanished was meant.
     ConfirmDeletions,
+    /// Read every file anew and compare it with the index; answered by a [`CheckedReport`].
+    Check {
+        /// What may be put back.
+        repair: Repair,
+    },
     /// Of a replica that only sends: which paths differ at a peer? Answered by a list of paths.
     Differing,
     /// Of a replica that only sends: replace those versions; answered by their number.
@@ -130,6 +138,9 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
         Request::Scan => serde_json::to_value(FoundReport::from(folder.scan().await?))?,
         Request::ConfirmDeletions => {
             serde_json::to_value(FoundReport::from(folder.confirm_deletions().await?))?
+        }
+        Request::Check { repair } => {
+            serde_json::to_value(CheckedReport::from(folder.check(repair.into()).await?))?
         }
         Request::Differing => {
             let paths = folder.differing().await?;

@@ -125,6 +125,7 @@ fn described(event: &Event) -> Value {
         Event::SetAside { path, branch } => {
             json!({ "event": "set-aside", "path": path.to_string(), "branch": branch })
         }
+        Event::Repaired(path) => json!({ "event": "repaired", "path": path.to_string() }),
         Event::Refused(path) => json!({ "event": "refused", "path": path.to_string() }),
         Event::Fenced { epoch, holder } => {
             json!({ "event": "fenced", "epoch": epoch, "holder": holder.to_string() })

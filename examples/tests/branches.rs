@@ -115,6 +115,28 @@ async fn a_branch_is_listed_compared_and_dropped_served_or_not() {
 }
 
 #[tokio::test]
+async fn a_replica_is_checked_served_or_not() {
+    let dir = fenced().await;
+    let root = dir.path().to_str().unwrap();
+    assert!(expect_status(&run("syncd", &["check", root]), 0).contains(": sound"));
+    let daemon = serve(dir.path());
+    assert!(expect_status(&run("syncd", &["check", root]), 0).contains(": sound"));
+    let branch = json(&["branch", "list", root, "--json"])[0]["name"].clone();
+    fs::remove_file(dir.path().join(".syncfs/aside").join(branch.as_str().unwrap()).join("note")).unwrap();
+    let checked = run("syncd", &["check", root, "--repair", "nothing", "--json"]);
+    let report: Value = serde_json::from_str(&expect_status(&checked, 1)).unwrap();
+    let finding = &report["findings"][0];
+    assert_eq!(
+        (&finding["finding"], &finding["path"], &finding["detail"]),
+        (&"branch".into(), &"note".into(), &branch)
+    );
+    let words = run("syncd", &["check", root]);
+    assert!(String::from_utf8_lossy(&words.stdout).contains("note is not there any more"), "{words:?}");
+    assert!(String::from_utf8_lossy(&words.stderr).contains("is not sound"), "{words:?}");
+    daemon.terminate();
+}
+
+#[tokio::test]
 async fn a_conflict_is_ended_by_its_path_or_its_copy() {
     for (keep, text, names) in [
         (&["--keep", "current"][..], "theirs, again", 1),

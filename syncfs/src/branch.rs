@@ -25,6 +25,8 @@ pub enum Cause {
     FollowerEdit,
     /// They stood in `aside/`, and the index that knew why is lost.
     Found,
+    /// Nobody wrote them: a check found these bytes where others belong (see [`crate::check`]).
+    Damaged,
 }
 
 /// A set of versions that left the folder together.

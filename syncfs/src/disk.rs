@@ -182,6 +182,10 @@ pub trait Disk {
     /// Anything but absence.
     fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError>;
 
+    /// What is read of `path` from now on comes from the disk, and not from a copy of it in memory, as far as the system lets
+    /// go of that. Does nothing by default.
+    fn uncache(&mut self, _path: &RelPath) {}
+
     /// What changed in a chunk of `path` since it had the hash `basis`, if that is still known. Whoever applies the runs,
     /// in order, to the bytes of the basis, at the chunk's length, has the chunk. Nothing is known by default.
     ///

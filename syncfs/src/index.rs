@@ -133,6 +133,15 @@ pub struct Totals {
     pub bytes: u64,
 }
 
+/// Bytes that stand at a path without having been written there (see [`crate::check`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The hash of what stands there instead of the version: the root of a content, or of a symlink's target.
+    pub root: ContentHash,
+    /// They are kept in a branch, and the version is to be put back.
+    pub repair: bool,
+}
+
 /// The index failed; the folder must be closed and opened again.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -176,8 +185,27 @@ pub trait BranchIndex {
     fn put_kept(&mut self, number: u64, kept: &Kept) -> Result<(), IndexError>;
 }
 
+/// What a replica knows of damage. An index that remembers none serves a replica that never checks itself.
+pub trait DamageIndex {
+    /// Where it was found.
+    ///
+    /// # Errors
+    /// If the store fails; likewise for all methods.
+    fn damaged(&self) -> Result<Vec<(RelPath, Damage)>, IndexError> {
+        Ok(Vec::new())
+    }
+    /// Remembers damage at a path, or that there is none any more.
+    fn put_damaged(&mut self, _path: &RelPath, _damage: Option<&Damage>) -> Result<(), IndexError> {
+        Ok(())
+    }
+    /// Looks through the whole store for what contradicts itself. Everything must be committed.
+    fn verify(&mut self) -> Result<(), IndexError> {
+        Ok(())
+    }
+}
+
 /// A replica's memory. Methods are synchronous and deterministic.
-pub trait Index: BranchIndex {
+pub trait Index: BranchIndex + DamageIndex {
     /// The replica's own state.
     ///
     /// # Errors
@@ -244,6 +272,7 @@ struct Tables {
     plans: Vec<Record>,
     branches: BTreeMap<u64, Branch>,
     kept: BTreeMap<(u64, RelPath), Kept>,
+    damaged: BTreeMap<RelPath, Damage>,
 }
 
 impl MemoryIndex {
@@ -261,6 +290,7 @@ impl MemoryIndex {
             plans: Vec::new(),
             branches: BTreeMap::new(),
             kept: BTreeMap::new(),
+            damaged: BTreeMap::new(),
         };
         Self { now: tables.clone(), committed: tables }
     }
@@ -331,6 +361,20 @@ impl BranchIndex for MemoryIndex {
 
     fn put_kept(&mut self, number: u64, kept: &Kept) -> Result<(), IndexError> {
         self.now.kept.insert((number, kept.path.clone()), kept.clone());
+        Ok(())
+    }
+}
+
+impl DamageIndex for MemoryIndex {
+    fn damaged(&self) -> Result<Vec<(RelPath, Damage)>, IndexError> {
+        Ok(self.now.damaged.iter().map(|(path, damage)| (path.clone(), *damage)).collect())
+    }
+
+    fn put_damaged(&mut self, path: &RelPath, damage: Option<&Damage>) -> Result<(), IndexError> {
+        match damage {
+            Some(damage) => drop(self.now.damaged.insert(path.clone(), *damage)),
+            None => drop(self.now.damaged.remove(path)),
+        }
         Ok(())
     }
 }

@@ -41,6 +41,7 @@
 //! | [`chunk`] | how contents are cut: whole, by content (FastCDC), in blocks (SQLite) |
 //! | [`reconcile`] | the decision between two versions of one path, and conflict names |
 //! | [`branch`] | what left the folder without being lost: stale tails, edits on a follower |
+//! | [`check`] | what a replica finds when it checks itself: bytes that nobody wrote |
 //! | [`history`] | which replaced versions are worth keeping |
 //! | [`ignore`] | which paths are left alone: gitignore rules |
 //! | [`cutting`] | how state of more than one file is cut; what is known to be consistent |
@@ -48,7 +49,7 @@
 //! | [`index`], [`disk`] | the traits through which the engine remembers and acts; an index and a disk in memory |
 //! | [`wire`] | the message set, its limits, bytes <-> messages |
 //! | [`greeting`] | which folder a stream is about, before its first message |
-//! | [`engine`] | the replica as a state machine: `intake` and `scanning` (local changes), `links` (names of one file), `exchange` (sessions), `barrier` (who has what), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` and `edits` (what is told in short), `cutting` and `grouping` (what is read, and becomes visible, together), `consistency` (what is loose), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `undoing` and `branches` (what is set aside), `conflicts` (their end), `pacing` (how often a database is cut), `deltas` (databases whose newest version is not visible yet), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `restoring` (what is put back), `reporting` (what people are told), `directing` (folders of one direction) |
+//! | [`engine`] | the replica as a state machine: `intake` and `scanning` (local changes), `links` (names of one file), `exchange` (sessions), `barrier` (who has what), `pending` (what is under way), `transfer` and `wants` (chunks), `moves` and `edits` (what is told in short), `cutting` and `grouping` (what is read, and becomes visible, together), `consistency` (what is loose), `apply` (crash-safe steps), `plans` (what a crash between them leaves), `fencing` (leases), `undoing` and `branches` (what is set aside), `checking` (bytes that nobody wrote), `conflicts` (their end), `pacing` (how often a database is cut), `deltas` (databases whose newest version is not visible yet), `ignoring` (what is left alone), `keeping` (history), `guarding` (mass deletion), `room` (a disk that is nearly full), `restoring` (what is put back), `reporting` (what people are told), `directing` (folders of one direction) |
 //! | `driver` | `folder` (the handle), `worker` (the one thread), `disk` and `tree` (steps on a real directory), `attributes` and `sparse` (owners, extended attributes, holes), `database` and `cuts` (SQLite cuts and the lock trap), `deltas` (their logs), `hooks` (commands around a cut), `sqlite_index`, `pause` and `aftermath` (times in which nothing works, and what they leave), `history`, `state`, `watch` and `changes` (inotify), `stream`, `identity` and `tls`, `limit` (shares of a line) |
 //!
 //! *The life of a change.* The watcher reports a path; after the debounce `intake` compares its fingerprint with the
@@ -123,6 +124,7 @@
 //! * `tls`: `Identity`, a key pair whose public half is the device ID, and streams that prove it, over TLS 1.3.
 
 pub mod branch;
+pub mod check;
 pub mod chunk;
 mod config;
 pub mod cutting;
@@ -150,6 +152,7 @@ mod token;
 pub mod wire;
 
 pub use branch::{Branch, Cause, Change, Difference};
+pub use check::{CheckReport, Finding, Repair};
 pub use config::{Config, Direction, MinFree};
 pub use cutting::{Consistency, CutBy, CutRule, CutRuleError, Hook};
 pub use device::{DeviceId, FolderId, IdError, IndexId};

@@ -160,6 +160,8 @@ pub enum Event {
         /// The name of the branch.
         branch: String,
     },
+    /// The version of a damaged file is back (see [`crate::check`]).
+    Repaired(RelPath),
     /// A peer offered a version of a stale epoch; it was refused.
     Refused(RelPath),
     /// A higher epoch was seen.

@@ -227,6 +227,10 @@ impl Disk for RealDisk {
         self.is_settled(path, stat)
     }
 
+    fn uncache(&mut self, path: &RelPath) {
+        self.let_go_of(path);
+    }
+
     fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
         self.read_back(path, offset, chunk)
     }

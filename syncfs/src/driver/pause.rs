@@ -71,7 +71,7 @@ pub(super) async fn run(
         let since_ns = now_ns();
         // Before its streams end, so that peers are told why.
         tell(&outlet, &error.to_string(), since_ns);
-        worker.refuse_flushes(&StoreError::Paused(error.to_string()));
+        worker.refuse_waiting(&StoreError::Paused(error.to_string()));
         let aftermath = worker.into_disk().aftermath(matches!(error, StoreError::Disk(DiskError::Dead(_))));
         let Some(next) = pause(&config, &outlet, &error, since_ns, aftermath, &mut commands).await else {
             return;

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::fstat;
+use rustix::fs::{Advice, fadvise, fstat};
 use rustix::io::{Errno, pread};
 
 use super::database::{Opened, QUIET};
@@ -88,6 +88,18 @@ impl RealDisk {
         self.cuts.forget(path);
         self.read.insert(path.clone(), Unsynced::Plain);
         Ok(Reading { content, mtime_ns: stat.mtime_ns, stat: as_seen(*stat), cut: false })
+    }
+
+    /// See [`crate::disk::Disk::uncache`].
+    pub(super) fn let_go_of(&mut self, path: &RelPath) {
+        self.last = None;
+        if let Ok(Some(stat)) = self.tree.stat(path)
+            && stat.kind == FileKind::File
+            && stat.size > 0
+            && let Ok(opened) = self.databases.open(&self.tree, path, &stat)
+        {
+            let _ = fadvise(opened.file(), 0, None, Advice::DontNeed);
+        }
     }
 
     /// See [`crate::disk::Disk::read_chunk`].

@@ -2,6 +2,7 @@
 //! connection alone (the state directory's lock sees to that), which spares a lock for every statement.
 
 mod branches;
+mod damage;
 mod errors;
 mod file;
 mod rows;

@@ -2,6 +2,7 @@
 //! it commands. Its loop: wait for something, handle all that came, work, settle, hand out messages.
 
 mod branches;
+mod checks;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use super::history::{Kept, now_ns};
 use super::hooks::Hooks;
 use super::sqlite_index::SqliteIndex;
 use super::state::State;
+use crate::check::{CheckReport, Repair};
 use crate::config::Config;
 use crate::device::{DeviceId, IndexId};
 use crate::digest::Digest;
@@ -61,6 +63,7 @@ type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 pub(super) enum Command {
     Scan(Reply<ScanReport, StoreError>),
     ConfirmDeletions(Reply<ScanReport, StoreError>),
+    Check(Repair, Reply<CheckReport, StoreError>),
     /// `seal`: nothing has the folder open.
     Flush {
         seal: bool,
@@ -124,6 +127,8 @@ pub(super) struct Worker {
     /// Commands around cuts, and flushes that wait for them.
     hooks: Hooks,
     flushes: Vec<Reply<Token, FlushError>>,
+    /// Checks that are under way (the first) and to come.
+    checks: Vec<(Repair, Reply<CheckReport, StoreError>)>,
     /// When the history is next tidied up.
     tidy_at: Instant,
     /// When it was last looked whether the folder is there.
@@ -176,6 +181,7 @@ impl Worker {
             told,
             hooks: Hooks::new(&config.cuts, &config.root),
             flushes: Vec::new(),
+            checks: Vec::new(),
             tidy_at: now,
             root_at: now,
             status_stale: false,
@@ -217,7 +223,7 @@ impl Worker {
             }
             self.hand_out()?;
             self.publish()?;
-            if more || handled > 0 || self.tidy() {
+            if more || handled > 0 || self.check_more()? || self.tidy() {
                 continue;
             }
             let deadline = self.deadline();
@@ -240,8 +246,11 @@ impl Worker {
         }
     }
 
-    /// After the end: tells those whose flush waits for a hook.
-    pub(super) fn refuse_flushes(&mut self, why: &StoreError) {
+    /// After the end: tells those whose flush waits for a hook, or whose check is under way.
+    pub(super) fn refuse_waiting(&mut self, why: &StoreError) {
+        for (_, reply) in self.checks.drain(..) {
+            let _ = reply.send(Err(why.clone()));
+        }
         for reply in self.flushes.drain(..) {
             let _ = reply.send(Err(FlushError::Store(why.clone())));
         }

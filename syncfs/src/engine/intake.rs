@@ -42,6 +42,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         self.cut_changed(false)?;
         self.look_at_names()?;
+        self.go_on_repairing()?;
         self.plans_are_settled();
         self.commit()?;
         if std::mem::take(&mut self.fence_unsettled) {
@@ -276,6 +277,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         kind: Kind,
         stat: Stat,
     ) -> Result<Observed, StoreError> {
+        if self.is_known_damage(path, entry.as_ref(), &kind, &stat)? {
+            return Ok(Observed::Same);
+        }
         if entry.as_ref().is_none_or(|entry| entry.record.kind != kind) {
             self.look_at_others(path, &stat)?;
         }

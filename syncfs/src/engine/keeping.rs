@@ -37,7 +37,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let changes = is_own == is_behind
                 && standing.record.kind.content() != theirs.kind.content()
                 && (is_own || reconcile(Some(&entry.record), theirs) == Decision::Take)
-                && !self.is_ignored(theirs, Some(&entry));
+                && !self.is_ignored(theirs, Some(&entry))
+                && !self.checking.is_damaged(&key.0);
             if let (Some(seen), Some(content)) = (entry.seen, standing.record.kind.content())
                 && changes
                 && !entry.stale

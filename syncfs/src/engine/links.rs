@@ -72,7 +72,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// The content of a file that was just read under another name: the same fingerprint is the same file.
     pub(super) fn read_as(&self, stat: &Stat, names: &[Entry]) -> Option<(Kind, Stat)> {
-        let same = names.iter().find(|entry| entry.seen == Some(*stat) && stat.side == 0)?;
+        let mut sound = names.iter().filter(|entry| !self.checking.is_damaged(&entry.record.path));
+        let same = sound.find(|entry| entry.seen == Some(*stat) && stat.side == 0)?;
         Some((same.standing().record.kind, *stat))
     }
 
@@ -124,7 +125,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let mut paths = self.index.labelled(label, NAMES_LOOKED_AT)?;
         // It may not have heard of its label yet.
         paths.push(label.clone());
-        for path in paths.into_iter().filter(|path| *path != record.path && conflict_of(path).is_none()) {
+        paths.retain(|path| *path != record.path && conflict_of(path).is_none());
+        for path in paths.into_iter().filter(|path| !self.checking.is_damaged(path)) {
             let Some(Entry { record: other, seen: Some(seen), stale: false, behind: None, .. }) =
                 self.index.entry(&path)?
             else {

@@ -14,6 +14,7 @@
 mod apply;
 mod barrier;
 mod branches;
+mod checking;
 mod conflicts;
 mod consistency;
 mod cutting;
@@ -157,6 +158,7 @@ pub struct Engine<D, I> {
     course: directing::Course,
     room: room::Room,
     links: links::Links,
+    checking: checking::Checking,
     /// The newest branch, to which more of the same is added.
     branch: Option<Branch>,
 }
@@ -169,6 +171,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn new(disk: D, index: I) -> Result<Self, StoreError> {
         let meta = index.meta()?;
         let plans = plans::Plans::of_the_life_before(&index)?;
+        let checking = checking::Checking::new(&index)?;
         let began_at = meta.sequence;
         let mut engine = Self {
             disk,
@@ -200,6 +203,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             course: directing::Course::default(),
             room: room::Room::default(),
             links: links::Links::default(),
+            checking,
             branch: None,
         };
         engine.branch = engine.newest_branch()?;
@@ -350,6 +354,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.note_change(&record)?;
         let sequence = self.next_sequence();
         self.remember_edit(&record, sequence)?;
+        self.look_at_damage(&record, seen)?;
         self.put_entry(&Entry { record, sequence, seen, stale: false, behind })
     }
 
@@ -358,6 +363,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.pending.remove(&(path.clone(), OWN));
         self.count_stale(path, false)?;
         self.note_gone(path);
+        self.is_sound_again(path)?;
         self.uncommitted = true;
         Ok(self.index.forget(path)?)
     }

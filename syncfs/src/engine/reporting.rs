@@ -67,7 +67,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let problem =
             |(path, what): (&Option<RelPath>, &String)| Problem { path: path.clone(), what: what.clone() };
         let problems = self.problems.iter().map(problem).chain(self.left_out.values().cloned());
-        problems.chain(self.misfits()).chain(self.failed_cuts()).chain(self.rejoining_problem()).collect()
+        problems
+            .chain(self.misfits())
+            .chain(self.failed_cuts())
+            .chain(self.checking.problems())
+            .chain(self.rejoining_problem())
+            .collect()
     }
 
     /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.

@@ -106,8 +106,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Puts a replicated version back where an edit of a follower, or nothing, stands.
     pub(super) fn restore_one(&mut self, key: &Key, record: Record) -> Result<Outcome, StoreError> {
         let Some(mut entry) = self.index.entry(&key.0)? else { return Ok(Outcome::Done) };
+        let damaged = self.checking.is_damaged(&key.0) && entry.seen == self.over(key);
         let behind = entry.behind.take().is_some();
-        if entry.record != record || entry.seen.is_some() && !behind {
+        if entry.record != record || entry.seen.is_some() && !behind && !damaged {
             return Ok(Outcome::Done);
         }
         let expect = self.stat(&key.0)?;
@@ -125,6 +126,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 None => self.place_file(&key.0, expect.as_ref())?,
             },
         };
+        if damaged {
+            self.repaired(&key.0)?;
+            self.put_entry(&Entry { seen: Some(placed), ..entry })?;
+            return Ok(Outcome::Done);
+        }
         if entry.seen.replace(placed).is_some() {
             self.event(Event::Materialised(key.0.clone()));
             self.put_entry(&entry)?;

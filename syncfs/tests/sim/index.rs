@@ -2,7 +2,10 @@
 
 use syncfs::branch::{Branch, Kept};
 use syncfs::device::DeviceId;
-use syncfs::index::{BranchIndex, Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState, Totals};
+use syncfs::index::{
+    BranchIndex, Damage, DamageIndex, Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState,
+    Totals,
+};
 use syncfs::record::Record;
 use syncfs::{Conflict, ContentHash, RelPath};
 
@@ -75,6 +78,15 @@ impl Index for SimIndex {
     fn commit(&mut self) -> Result<(), IndexError> {
         self.1.step().map_err(|error| IndexError::Unusable(error.to_string()))?;
         self.0.commit()
+    }
+}
+
+impl DamageIndex for SimIndex {
+    fn damaged(&self) -> Result<Vec<(RelPath, Damage)>, IndexError> {
+        self.0.damaged()
+    }
+    fn put_damaged(&mut self, path: &RelPath, damage: Option<&Damage>) -> Result<(), IndexError> {
+        self.0.put_damaged(path, damage)
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub)]
 
 mod branch;
+mod check;
 mod conflicts;
 mod events;
 mod history;
@@ -63,6 +64,8 @@ enum Command {
     Seal(look::Options),
     /// Look through a whole directory now
     Scan(look::Options),
+    /// Read every file anew, and find what changed although nothing wrote it
+    Check(check::Options),
     /// Say that the files which vanished at once were meant to be deleted
     ConfirmDeletions(look::Options),
     /// Print the folder's digest: equal on two replicas exactly when their folders are
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
             Command::Flush(options) => look::flush(options).await,
             Command::Seal(options) => look::seal(options).await,
             Command::Scan(options) => look::scan(options).await,
+            Command::Check(options) => check::run(options).await,
             Command::ConfirmDeletions(options) => look::confirm_deletions(options).await,
             Command::Digest(options) => look::digest(options).await,
             Command::Differing(options) => look::differing(options).await,

@@ -27,6 +27,7 @@ impl BranchIndex for SqliteIndex {
                 cause: match row.get::<_, i64>(4)? {
                     0 => Cause::StaleEpoch,
                     1 => Cause::FollowerEdit,
+                    3 => Cause::Damaged,
                     _ => Cause::Found,
                 },
                 began_ns: row.get(5)?,
@@ -46,6 +47,7 @@ impl BranchIndex for SqliteIndex {
             Cause::StaleEpoch => 0,
             Cause::FollowerEdit => 1,
             Cause::Found => 2,
+            Cause::Damaged => 3,
         };
         let (number, epoch, over) = (signed(branch.number), signed(branch.epoch), signed(branch.over));
         let values = params![number, branch.device.as_bytes(), epoch, over, cause, branch.began_ns];

@@ -17,7 +17,7 @@ use crate::wire::{decode_kind, decode_vector};
 /// The version of the schema that this code reads and writes.
 const SCHEMA_VERSION: i64 = 1 + STEPS.len() as i64;
 /// What the versions after the first added, one after the other: the last statement of each says which it is.
-const STEPS: [&str; 5] = [NAMES, BRANCHES, CUTS, REJOINING, BEHIND];
+const STEPS: [&str; 6] = [NAMES, BRANCHES, CUTS, REJOINING, BEHIND, DAMAGED];
 /// What the second version added: how the names of a file are found.
 const NAMES: &str = "
     CREATE TABLE inode (ino INTEGER NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (ino, entry)) STRICT, WITHOUT ROWID;
@@ -38,6 +38,10 @@ const BEHIND: &str = "
     ALTER TABLE entry ADD COLUMN mark INTEGER;
     CREATE TABLE shown (entry INTEGER PRIMARY KEY, kind BLOB NOT NULL) STRICT;
     PRAGMA user_version = 6";
+/// What the seventh added: where bytes stand that nobody wrote.
+const DAMAGED: &str = "
+    CREATE TABLE damaged (path BLOB PRIMARY KEY, root BLOB NOT NULL, repair INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 7";
 
 impl SqliteIndex {
     /// Creates the file of a new replica.
@@ -207,6 +211,7 @@ mod tests {
             .connection
             .execute_batch(
                 "DROP TABLE inode; DROP TABLE label; DROP TABLE branch; DROP TABLE kept; DROP TABLE shown;
+                 DROP TABLE damaged;
                  ALTER TABLE meta DROP COLUMN cuts; ALTER TABLE meta DROP COLUMN rejoining;
                  ALTER TABLE meta DROP COLUMN base; ALTER TABLE entry DROP COLUMN mark; PRAGMA user_version = 1",
             )

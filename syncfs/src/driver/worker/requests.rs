@@ -25,6 +25,7 @@ impl Worker {
         let now_ms = self.now_ms();
         match command {
             Command::Scan(reply) => answer(reply, self.engine.scan())?,
+            Command::Check(repair, reply) => self.check(repair, reply)?,
             Command::ConfirmDeletions(reply) => answer(reply, self.engine.confirm_deletions())?,
             Command::Override(reply) => answer(reply, self.engine.override_peers())?,
             Command::Differing(reply) => {
@@ -233,6 +234,7 @@ impl Command {
     pub(in crate::driver) fn refuse(self, why: &StoreError) {
         match self {
             Self::Scan(reply) | Self::ConfirmDeletions(reply) => refuse(reply, why),
+            Self::Check(_, reply) => refuse(reply, why),
             Self::Flush { reply, .. } => refuse(reply, why),
             Self::Differing(reply) => refuse(reply, why),
             Self::Override(reply) => refuse(reply, why),
