@@ -89,6 +89,9 @@
 //! ([`Folder::diff`]) and bring it back ([`Folder::restore_branch`]). If a *follower's* edit overwrote a version whose content exists nowhere else any more, that edit
 //! becomes the version.
 //!
+//! The versions of a large database cost a follower what they change: it keeps them as deltas, durably, and shows the newest one when
+//! it holds, when the holder lets go ([`Folder::follow`]), or when it is asked to ([`Folder::materialise`]).
+//!
 //! # Consistency
 //!
 //! A database is consistent in each of its versions. Other state of more than one file is so if a rule of [`Config::cuts`] makes a

@@ -23,6 +23,8 @@ pub(super) struct Log {
 pub(super) struct Logs {
     named: BTreeMap<RelPath, Log>,
     removed: BTreeMap<RelPath, Log>,
+    /// Those that somebody has asked for since the start.
+    known: BTreeSet<RelPath>,
 }
 
 impl Log {
@@ -44,6 +46,7 @@ impl Logs {
     pub(super) fn crash(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
         let removed = std::mem::take(&mut self.removed);
         self.named.extend(removed.into_iter().filter(|_| choose(2) == 0));
+        self.known.clear();
         for log in self.named.values_mut() {
             let loose = log.blocks.len() - log.durable;
             let lost = usize::try_from(choose(loose as u64 + 1)).expect("not more than there are");
@@ -103,15 +106,27 @@ impl State {
         };
         let log = self.logs.named.get_mut(path).filter(|log| log.blocks.len() >= count);
         let Some(log) = log else { return Ok(false) };
+        self.logs.known.insert(path.clone());
         log.blocks.truncate(count);
         log.durable = log.durable.min(count);
         Ok(true)
+    }
+
+    pub(super) fn sweep_logs(&mut self) -> Result<(), DiskError> {
+        if self.logs.named.keys().all(|path| self.logs.known.contains(path)) {
+            return Ok(());
+        }
+        self.step("remove a delta log")?;
+        let Logs { named, removed, known } = &mut self.logs;
+        removed.extend(named.extract_if(.., |path, _| !known.contains(path)));
+        Ok(())
     }
 
     pub(super) fn write_log(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.step("write a delta log")?;
         let visible = self.visible(path);
         self.logs.removed.remove(path);
+        self.logs.known.insert(path.clone());
         let log = self.logs.named.entry(path.clone()).or_default();
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(bytes.len());

@@ -266,6 +266,10 @@ impl Disk for MemoryDisk {
         self.0.borrow_mut().reset_log(path, mark)
     }
 
+    fn delta_sweep(&mut self) -> Result<(), DiskError> {
+        self.0.borrow_mut().sweep_logs()
+    }
+
     fn delta_write(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.0.borrow_mut().write_log(path, offset, bytes)
     }
