@@ -10,7 +10,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use syncfs::{Config, Event, FlushError, Folder};
+use syncfs::cutting::CutState;
+use syncfs::device::{DeviceId, FolderId, IndexId};
+use syncfs::disk::{FileKind, MemoryDisk};
+use syncfs::engine::{Engine, Input};
+use syncfs::fence::Fences;
+use syncfs::index::{Index, MemoryIndex, Meta};
+use syncfs::record::VersionVector;
+use syncfs::{Config, Event, FlushError, Folder, RelPath, Role};
 use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -152,4 +159,41 @@ async fn what_was_put_back_is_noticed() {
         fs::rename(dir.path().join(".syncfs/away"), dir.path().join("d")).unwrap();
         tokio::time::timeout(LONG, held(0)).await.expect("nobody asks, and it is released");
     }
+}
+
+/// A peer that hears of the directory's end alone takes what is in it for something that nobody knew of, and keeps it.
+#[test]
+fn a_directory_goes_after_what_was_in_it() {
+    let rel = |path: &str| RelPath::new(path).unwrap();
+    let meta = Meta {
+        device: DeviceId::from_bytes([1; 32]),
+        folder: Some(FolderId::from_bytes([1; 16])),
+        index: IndexId(1),
+        sequence: 0,
+        knowledge: VersionVector::default(),
+        fences: Fences::default(),
+        role: Role::Shared,
+        asides: 0,
+        base: 0,
+        rejoining: false,
+        cuts: CutState::default(),
+    };
+    let disk = MemoryDisk::default();
+    disk.user_make(&rel("d"), FileKind::Dir, b"");
+    disk.user_write(&rel("d/file"), b"content", false);
+    let mut engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).unwrap();
+    engine.scan().unwrap();
+
+    // Its attributes changed, and when that is looked at it was moved away.
+    disk.user_rename(&rel("d"), &rel("e"));
+    engine.handle(0, Input::Adjusted(vec![rel("d")])).unwrap();
+    let is_live = |engine: &Engine<_, MemoryIndex>, path: &str| {
+        engine.index().entry(&rel(path)).unwrap().is_some_and(|entry| entry.record.kind.is_live())
+    };
+    assert!(is_live(&engine, "d/file") && is_live(&engine, "d"));
+    let again = engine.unsettled();
+    engine.handle(0, Input::Touched(again)).unwrap();
+    let sequence = |path: &str| engine.index().entry(&rel(path)).unwrap().unwrap().sequence;
+    assert!(!is_live(&engine, "d/file") && !is_live(&engine, "d"));
+    assert!(sequence("d/file") < sequence("d"));
 }

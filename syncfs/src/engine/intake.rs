@@ -139,9 +139,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         report: &mut ScanReport,
     ) -> Result<(), StoreError> {
         for path in gone.into_iter().rev() {
-            if self.observe_now(&path)? == Observed::Deleted {
-                report.deleted += 1;
-            }
+            let observed = match self.stat(&path) {
+                Ok(stat) => self.observe(&path, stat)?,
+                Err(error) => self.unclear(&path, error)?,
+            };
+            report.deleted += u64::from(observed == Observed::Deleted);
         }
         Ok(())
     }
@@ -202,12 +204,26 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    /// Looks at one path now.
+    /// Looks at one path now. A directory that is gone is looked at with all that was in it, soon: peers must hear of its
+    /// entries first, and whether it was moved, or is held back, does not show here.
     pub(super) fn observe_now(&mut self, path: &RelPath) -> Result<Observed, StoreError> {
         match self.stat(path) {
+            Ok(None) if self.knows_entries(path)? => {
+                self.unsettle(path);
+                Ok(Observed::Unclear)
+            }
             Ok(stat) => self.observe(path, stat),
             Err(error) => self.unclear(path, error),
         }
+    }
+
+    /// Whether the index knows a directory with entries there.
+    fn knows_entries(&self, dir: &RelPath) -> Result<bool, StoreError> {
+        let stood = |entry: &Entry| entry.record.kind.is_live() && entry.seen.is_some();
+        if !self.index.entry(dir)?.is_some_and(|entry| entry.record.kind.is_dir() && stood(&entry)) {
+            return Ok(false);
+        }
+        Ok(self.index.below(dir)?.iter().any(stood))
     }
 
     /// What stands at the path; something without a parent directory is simply not there.
