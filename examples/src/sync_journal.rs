@@ -45,7 +45,8 @@ pub struct Journal {
 
 #[derive(Debug, Default)]
 struct Kept {
-    events: VecDeque<Noted>,
+    /// [`Noted`] as JSON text, which takes a fraction of the memory: there are thousands, and hardly ever is one asked for.
+    events: VecDeque<Box<str>>,
     last: u64,
 }
 
@@ -94,16 +95,19 @@ impl Journal {
         if kept.events.len() == EVENTS_MAX {
             kept.events.pop_front();
         }
-        kept.events.push_back(Noted { number, at_ms, what });
+        let noted = json!(Noted { number, at_ms, what });
+        kept.events.push_back(noted.to_string().into_boxed_str());
         drop(kept);
         self.news.notify_waiters();
     }
 
     fn extract(&self, after: u64) -> Extract {
         let kept = self.kept();
-        let first = kept.events.front().map_or(kept.last + 1, |event| event.number);
-        let events = kept.events.iter().filter(|event| event.number > after).take(ANSWER_MAX);
-        Extract { missed: (first - 1).saturating_sub(after), events: events.cloned().collect() }
+        let first = kept.last + 1 - kept.events.len() as u64;
+        let skipped = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
+        let events = kept.events.iter().skip(skipped).take(ANSWER_MAX);
+        let events = events.map(|text| serde_json::from_str(text).expect("it was written here"));
+        Extract { missed: (first - 1).saturating_sub(after), events: events.collect() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
