@@ -20,7 +20,7 @@ use super::history::{Kept, now_ns};
 use super::keep::{COPY, LINK};
 use super::reading::as_seen;
 use super::stage::{OpenStage, Stages};
-use super::state::{State, is_same_root, stage_name};
+use super::state::{State, is_same_root, stage_name, sweep};
 use super::tree::{Tree, convert, dead, failed, stat_in};
 use super::watch::Watch;
 use crate::branch::What;
@@ -489,16 +489,6 @@ impl Disk for RealDisk {
         }
         synced
     }
-}
-
-/// Removes files from a directory of this replica's own.
-fn sweep(dir: &OwnedFd, goes: impl Fn(&[u8]) -> bool) -> Result<(), DiskError> {
-    for entry in Dir::read_from(dir).map_err(|error| failed("list a directory", error))?.flatten() {
-        if goes(entry.file_name().to_bytes()) {
-            let _ = unlinkat(dir, entry.file_name(), AtFlags::empty());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

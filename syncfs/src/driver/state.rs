@@ -3,16 +3,18 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, fstat};
+use rustix::fs::{AtFlags, Dir, FlockOperation, flock, fstat, unlinkat};
 
 use super::sqlite_index::{SqliteIndex, Witness};
+use super::tree::failed;
 use crate::config::{Config, Direction};
 use crate::cutting::CutState;
 use crate::device::{DeviceId, FolderId, IndexId};
+use crate::disk::DiskError;
 use crate::error::{OpenError, StoreError};
 use crate::fence::Fences;
 use crate::hash::ContentHash;
@@ -286,4 +288,14 @@ fn index_failed(dir: &Path, error: IndexError) -> OpenError {
 
 fn state(dir: &Path, reason: impl ToString) -> OpenError {
     OpenError::State { path: dir.to_owned(), reason: reason.to_string() }
+}
+
+/// Removes files from a directory of the state directory.
+pub(super) fn sweep(dir: &OwnedFd, goes: impl Fn(&[u8]) -> bool) -> Result<(), DiskError> {
+    for entry in Dir::read_from(dir).map_err(|error| failed("list a directory", error))?.flatten() {
+        if goes(entry.file_name().to_bytes()) {
+            let _ = unlinkat(dir, entry.file_name(), AtFlags::empty());
+        }
+    }
+    Ok(())
 }
