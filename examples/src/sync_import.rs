@@ -83,6 +83,9 @@ impl Import {
         steps.push(
             "write the ID that `syncd init --config` prints here into the settings of the others".to_owned(),
         );
+        let lock = "where `syncd status` calls a database restless, it may be locked to be read: sqlite-lock = \"brief\" in \
+                    its [[folder]] (nothing is locked by default)";
+        steps.push(lock.to_owned());
         steps.push("stop Syncthing before syncd serves the same folders".to_owned());
         steps
     }

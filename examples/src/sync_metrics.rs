@@ -7,6 +7,7 @@
 //! | `syncfs_sequence`, `syncfs_epoch` | local changes so far; highest lease number seen |
 //! | `syncfs_pending` | versions of peers that are decided on and not durable yet |
 //! | `syncfs_conflicts`, `syncfs_branches`, `syncfs_problems` | what a person should look at |
+//! | `syncfs_restless`, `syncfs_restless_seconds` | databases and groups without a pause that is long enough to read them; for how long the first of them |
 //! | `syncfs_consistent` | 1 while what stands here is known to be consistent |
 //! | `syncfs_refused_total` | versions refused because of a stale epoch |
 //! | `syncfs_differing` | paths of which a peer has a version that a replica which only sends did not take |
@@ -28,6 +29,7 @@ use tokio::net::TcpListener;
 use crate::daemon::{Context, Failure};
 use crate::sync_node::Node;
 use crate::sync_report::{self, SyncReport};
+use crate::sync_time;
 use crate::web::{self, Reply, Server};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -84,6 +86,12 @@ fn text(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> St
     folder(&mut text, "syncfs_consistent", "gauge", &|report| u64::from(report.consistency.state == "known"));
     folder(&mut text, "syncfs_branches", "gauge", &|report| report.branches);
     folder(&mut text, "syncfs_held_deletions", "gauge", &|report| report.held_deletions);
+    folder(&mut text, "syncfs_restless", "gauge", &|report| report.restless.len() as u64);
+    let now = sync_time::now_ns() / 1_000_000_000;
+    folder(&mut text, "syncfs_restless_seconds", "gauge", &|report| {
+        let since = report.restless.iter().map(|restless| restless.since).min();
+        u64::try_from(since.map_or(0, |since| now - since)).unwrap_or(0)
+    });
     folder(&mut text, "syncfs_refused_total", "counter", &|report| report.refused);
     let peer = |text: &mut String,
                 name: &str,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use syncfs::{Consistency, Direction, Folder, Pause, Problem, Role, ScanReport, Version};
+use syncfs::{Consistency, Direction, Folder, Pause, Problem, Restless, Role, ScanReport, Version};
 
 use crate::daemon::Failure;
 use crate::sync_time;
@@ -51,8 +51,21 @@ pub struct SyncReport {
     pub refused: u64,
     /// Every peer ever met.
     pub peers: Vec<PeerReport>,
+    /// What changed and could not be read since: databases and groups without a pause that is long enough.
+    pub restless: Vec<RestlessReport>,
     /// What needs a person's attention.
     pub problems: Vec<String>,
+}
+
+/// Something that does not hold still long enough to be read: peers have an older state of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RestlessReport {
+    /// The file, or the first path of a group.
+    pub path: String,
+    /// Since when, seconds since 1970.
+    pub since: i64,
+    /// Why the last attempt did not succeed.
+    pub why: String,
 }
 
 /// A replica that waits until its disk or its index can be used again, and then goes on by itself.
@@ -240,6 +253,7 @@ pub fn brief(folder: &Folder) -> SyncReport {
         branches: status.branches,
         refused: status.refused,
         peers: peers.collect(),
+        restless: status.restless.iter().map(RestlessReport::from).collect(),
         problems: problems.collect(),
     }
 }
@@ -248,6 +262,13 @@ impl From<&Pause> for PauseReport {
     fn from(pause: &Pause) -> Self {
         let (why, since) = (pause.why.clone(), pause.since_ns / 1_000_000_000);
         Self { why, since, only_receiving: pause.only_receiving }
+    }
+}
+
+impl From<&Restless> for RestlessReport {
+    fn from(restless: &Restless) -> Self {
+        let (path, since) = (restless.path.to_string(), restless.since_ns / 1_000_000_000);
+        Self { path, since, why: restless.why.clone() }
     }
 }
 
@@ -310,6 +331,10 @@ impl fmt::Display for SyncReport {
             writeln!(f, "branches   {} (see `syncd branch list`)", self.branches)?;
         }
         self.peers(f)?;
+        for restless in &self.restless {
+            let since = sync_time::shown(restless.since.saturating_mul(1_000_000_000));
+            writeln!(f, "restless: {}: no state that peers can have since {since} (UTC)", restless.path)?;
+        }
         self.problems.iter().try_for_each(|problem| writeln!(f, "problem: {problem}"))
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use syncfs::greeting::Label;
-use syncfs::{Config, CutRule, DeviceId, Direction, FolderId, History, MinFree};
+use syncfs::{Config, CutRule, DeviceId, Direction, FolderId, History, MinFree, SqliteLock};
 
 use crate::daemon::{self, Failure};
 use crate::host_port::{HostPort, PeerAddress};
@@ -98,6 +98,8 @@ struct FolderTable {
     #[serde(deserialize_with = "from_share")]
     min_free: Option<MinFree>,
     state: Option<PathBuf>,
+    #[serde(alias = "sqlite_lock")]
+    sqlite_lock: Lock,
     #[serde(deserialize_with = "sync_cuts::from_tables")]
     cut: Vec<CutRule>,
 }
@@ -118,6 +120,14 @@ enum Policy {
     Off,
     Trash,
     Staggered,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Lock {
+    #[default]
+    Never,
+    Brief,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -371,6 +381,10 @@ impl FolderTable {
         config.min_free = self.min_free.unwrap_or(config.min_free);
         config.state = self.state;
         config.cuts = self.cut;
+        config.sqlite_lock = match self.sqlite_lock {
+            Lock::Never => SqliteLock::Never,
+            Lock::Brief => SqliteLock::Brief,
+        };
         Ok(config)
     }
 }
@@ -415,6 +429,8 @@ mod tests {
         );
         assert_eq!((notes.config.ignore.len(), notes.config.direction), (2, Direction::Both));
         assert_eq!((notes.config.cuts.len(), media.config.cuts.len()), (3, 0));
+        let locks = (notes.config.sqlite_lock, media.config.sqlite_lock);
+        assert_eq!(locks, (SqliteLock::Brief, SqliteLock::Never));
         assert_eq!((media.config.history, media.config.direction), (History::Off, Direction::Receive));
         assert_eq!(media.config.rescan, Duration::from_secs(5));
     }

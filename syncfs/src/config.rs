@@ -53,12 +53,29 @@ pub struct Config {
     /// How state is cut that is more than one file. No rules by default: each database is cut by itself, all else is replicated
     /// file by file; see [`crate::cutting`].
     pub cuts: Vec<CutRule>,
+    /// Whether a database in rollback mode may be locked where it cannot be read otherwise. Never by default.
+    pub sqlite_lock: SqliteLock,
     /// What is kept of versions that peers replace or delete. Nothing by default.
     pub history: History,
     /// How much the kept versions may take on the disk, in bytes; the oldest go first. 10 GiB by default.
     pub history_bytes_max: u64,
     /// What of the disk stays free: below it nothing is fetched from peers. 1 % by default.
     pub min_free: MinFree,
+}
+
+/// Whether a SQLite database may be locked in order to read it. That is about databases with a rollback journal that are
+/// written without a pause as long as it takes to read them, and about no other: [`Status::restless`](crate::Status::restless)
+/// names them. The README has a table of what can be read without a lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SqliteLock {
+    /// Its replicas keep the last state until there is a pause; its application cannot notice anything.
+    #[default]
+    Never,
+    /// After half a second without a pause it is read under SQLite's own shared lock, held for about 5 ms at most, if it can be
+    /// read in that time (at most 64 MiB, and of what is in the page cache). A commit that falls into this time waits, or fails with
+    /// `SQLITE_BUSY` in an application that does not wait (`busy_timeout` 0).
+    Brief,
 }
 
 /// How much of a disk is not to be filled.
@@ -89,6 +106,7 @@ impl Config {
             ignore: Vec::new(),
             mass_deletion: Some(MASS_DELETION_MIN),
             cuts: Vec::new(),
+            sqlite_lock: SqliteLock::Never,
             history: History::Off,
             history_bytes_max: 10 << 30,
             min_free: MinFree::Percent(1.0),

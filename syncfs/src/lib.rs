@@ -79,7 +79,8 @@
 //!   contents. What a replica knows of others is one counter per device; it grows only when a peer has told *everything*
 //!   up to it, which is what makes barriers true.
 //! * **A database shows only committed prefixes**, and its application cannot notice that it is read; the module
-//!   `driver::database` says how. In WAL mode a cut costs what changed; otherwise it reads the database once.
+//!   `driver::database` says how. In WAL mode a cut costs what changed; otherwise it reads the database once. Where there is no
+//!   pause for that, [`Status::restless`] says since when, and [`SqliteLock`] whether it may be locked for a few milliseconds.
 //!
 //! # Leases
 //!
@@ -156,7 +157,7 @@ pub mod wire;
 
 pub use branch::{Branch, Cause, Change, Difference};
 pub use check::{CheckReport, Finding, Repair};
-pub use config::{Config, Direction, MinFree};
+pub use config::{Config, Direction, MinFree, SqliteLock};
 pub use cutting::{Consistency, CutBy, CutRule, CutRuleError, Hook};
 pub use device::{DeviceId, FolderId, IdError, IndexId};
 pub use digest::{Digest, Digester};
@@ -172,6 +173,7 @@ pub use hash::{Blob, ContentHash};
 pub use history::{At, History, Version};
 pub use path::{PathError, RelPath};
 pub use status::{
-    Conflict, Event, Pause, PeerStatus, Problem, Resolution, Role, ScanReport, Status, Summary, Transfer,
+    Conflict, Event, Pause, PeerStatus, Problem, Resolution, Restless, Role, ScanReport, Status, Summary,
+    Transfer,
 };
 pub use token::Token;

@@ -63,6 +63,21 @@ pub struct Status {
     pub pause: Option<Pause>,
     /// Databases whose current version is durable here and not visible yet: their visible file is of an older one.
     pub unmaterialised: Vec<RelPath>,
+    /// What changed and could not be read since, so that peers have an older state of it: a database or a group that is written
+    /// without a pause that is long enough. Empty when all is well.
+    pub restless: Vec<Restless>,
+}
+
+/// Something that does not hold still long enough to be read in one piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Restless {
+    /// The file, or the first path of the group.
+    pub path: RelPath,
+    /// Since when no attempt succeeded, nanoseconds since 1970.
+    pub since_ns: i64,
+    /// Why the last one did not, in words.
+    pub why: String,
 }
 
 /// A replica that waits until its disk or its index can be used again.

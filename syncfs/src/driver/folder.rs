@@ -462,6 +462,7 @@ fn blank() -> Status {
         pause: None,
         consistency: Consistency::default(),
         unmaterialised: Vec::new(),
+        restless: Vec::new(),
     }
 }
 

@@ -410,9 +410,10 @@ impl Worker {
         }
         let shown = {
             let status = self.outlet.status.borrow();
-            (status.differing, status.held_deletions)
+            (status.differing, status.held_deletions, status.restless.len())
         };
-        self.status_stale |= shown != (self.engine.differing(), self.engine.held_deletions());
+        let restless = self.engine.restless().len();
+        self.status_stale |= shown != (self.engine.differing(), self.engine.held_deletions(), restless);
         let fetched = self.engine.fetched_bytes();
         if fetched != self.fetched && self.status_at.elapsed() >= PROGRESS_EVERY {
             (self.fetched, self.status_stale) = (fetched, true);

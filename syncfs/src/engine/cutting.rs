@@ -174,6 +174,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Err(StoreError::Disk(error)) if !error.is_final() => {
                 self.pace_again(name);
                 let restless = matches!(error, DiskError::Busy(_) | DiskError::Changed);
+                if restless {
+                    self.is_restless(name);
+                }
                 if restless && !self.cutting.has_hook(name) {
                     self.unsettle(name);
                 }

@@ -43,6 +43,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.cut_changed(false)?;
         self.look_at_names()?;
         self.go_on_repairing()?;
+        self.forget_restless();
         self.plans_are_settled();
         self.commit()?;
         if std::mem::take(&mut self.fence_unsettled) {
@@ -266,6 +267,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             || self.revived.contains(path) && stat.kind == FileKind::Dir
             || self.is_remnant(path, entry.as_ref(), &stat)?
         {
+            self.is_at_rest(path);
             return Ok(Observed::Same);
         }
         if self.arrived(path, entry.as_ref(), &stat)? {
@@ -381,6 +383,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             error => {
                 if matches!(error, DiskError::Busy(_)) {
                     self.unsettle(path);
+                    self.is_restless(path);
                 }
                 self.problem(Some(path), error);
                 Ok(Observed::Unclear)

@@ -1,6 +1,6 @@
 //! How often a database that is written all the time is cut: at once when it was quiet before, then once a second, and
 //! less often while a connected peer has not got the last cut yet, so that a slow link is not asked for ever newer ones.
-//! A scan (so a flush) and whatever is about to touch the file cut now.
+//! A scan (so a flush) and whatever is about to touch the file cut now. Also since when what holds no pause could not be cut.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,9 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::index::{Index, IndexError};
 use crate::path::RelPath;
+use crate::status::Restless;
 
-use super::Engine;
+use super::{Engine, PROBLEMS_MAX};
 
 /// Pause between two cuts of a database under constant writes, in milliseconds.
 pub const CUT_EVERY_MS: u64 = 1000;
@@ -25,6 +26,8 @@ pub(super) struct Pace {
     cut_ms: BTreeMap<RelPath, u64>,
     /// Changes that were put off, and when they are looked at.
     due_ms: BTreeMap<RelPath, u64>,
+    /// Since when what changed could not be read in one piece, nanoseconds since 1970.
+    restless_ns: BTreeMap<RelPath, i64>,
 }
 
 impl Pace {
@@ -45,6 +48,37 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// A cut did not succeed: the next attempt is not put off.
     pub(super) fn pace_again(&mut self, path: &RelPath) {
         self.pace.cut_ms.remove(path);
+    }
+
+    /// What stands there did not hold still long enough to be read. Whenever it was so before, the clock goes on.
+    pub(super) fn is_restless(&mut self, path: &RelPath) {
+        let now_ns = self.disk.now_ns();
+        let restless_ns = &mut self.pace.restless_ns;
+        if restless_ns.len() < PROBLEMS_MAX {
+            restless_ns.entry(path.clone()).or_insert(now_ns);
+        }
+    }
+
+    /// It was read, or what was last read stands there.
+    pub(super) fn is_at_rest(&mut self, path: &RelPath) {
+        if self.pace.restless_ns.remove(path).is_some() {
+            self.problems.remove(&Some(path.clone()));
+        }
+    }
+
+    /// After a scan: of what is not looked at any more nothing is known.
+    pub(super) fn forget_restless(&mut self) {
+        self.pace.restless_ns.retain(|path, _| self.problems.contains_key(&Some(path.clone())));
+    }
+
+    /// What changed and could not be read since.
+    #[must_use]
+    pub fn restless(&self) -> Vec<Restless> {
+        let restless = self.pace.restless_ns.iter().filter_map(|(path, &since_ns)| {
+            let why = self.problems.get(&Some(path.clone()))?.clone();
+            Some(Restless { path: path.clone(), since_ns, why })
+        });
+        restless.collect()
     }
 
     /// Whether a reported change of this path is put off.

@@ -58,6 +58,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             pause: self.room.pause(),
             consistency: self.consistency(),
             unmaterialised: self.unmaterialised(),
+            restless: self.restless(),
         })
     }
 
@@ -113,6 +114,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     pub(super) fn solved(&mut self, path: &RelPath) {
+        self.is_at_rest(path);
         if !self.problems.is_empty() {
             self.problems.remove(&Some(path.clone()));
         }

@@ -17,6 +17,8 @@ pub struct Header {
     pub page_bytes: u32,
     /// Size of the database in bytes, if the header knows it.
     pub size: Option<u64>,
+    /// Whether it is written with a rollback journal; with a write-ahead log otherwise.
+    pub has_journal: bool,
 }
 
 impl Header {
@@ -34,7 +36,8 @@ impl Header {
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         // The size counts only if it was written together with the change counter; old versions did not.
         let size = (word(24) == word(92)).then(|| u64::from(word(28)) * u64::from(page_bytes));
-        is_page_size(page_bytes).then_some(Self { page_bytes, size })
+        let has_journal = bytes[18] == 1;
+        is_page_size(page_bytes).then_some(Self { page_bytes, size, has_journal })
     }
 }
 

@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-
-use rusqlite::Connection;
+use std::path::PathBuf;
+use std::time::Instant;
 
 use super::image::{Image, Journal, Source, Standing, read_up_to};
 use super::{UNWITNESSED, side_names};
+use crate::config::SqliteLock;
 use crate::disk::{DiskError, Run, Stat};
 use crate::driver::tree::failed;
 use crate::hash::{Blob, ContentHash};
@@ -25,6 +24,8 @@ const ATTEMPTS_MAX: usize = 8;
 const ROUNDS_MAX: usize = 64;
 /// Blocks read at once.
 const RUN_BLOCKS: u32 = 256;
+/// Blocks read between two looks whether the database still holds still.
+const LOOK_BLOCKS: usize = 4096;
 /// Bytes of changed blocks that are kept of one database.
 const RECENT_BYTES_MAX: usize = 16 << 20;
 /// Memory for the states of all databases of a folder, in bytes: enough for 16 GiB of them. Beyond it, the one that was not
@@ -34,13 +35,15 @@ const MEMORY_BYTES_MAX: usize = 160 << 20;
 /// The databases of a folder that were cut since it was opened.
 #[derive(Debug, Default)]
 pub(in crate::driver) struct Cuts {
+    /// Whether a database may be locked that holds no pause otherwise.
+    pub(in crate::driver) lock: SqliteLock,
     live: BTreeMap<RelPath, Live>,
     clock: u64,
 }
 
 /// A database as of its last cut.
 #[derive(Debug, Default)]
-struct Live {
+pub(super) struct Live {
     blocks: Blocks,
     /// The generation of the log that it followed, if there was one.
     log: Option<Log>,
@@ -49,8 +52,12 @@ struct Live {
     /// Bytes of blocks that changed lately.
     recent: BTreeMap<u32, Vec<u8>>,
     recent_bytes: usize,
-    /// A copy in which SQLite played back a journal: the state is that one's.
-    recovered: Option<(PathBuf, File)>,
+    /// A private copy whose state it is: one in which SQLite played back a journal, or one that was made under a lock.
+    pub(super) copied: Option<(PathBuf, File)>,
+    /// Since when it could not be cut.
+    pub(super) restless: Option<Instant>,
+    /// When a lock was last taken in vain.
+    pub(super) locked_in_vain: Option<Instant>,
     used: u64,
 }
 
@@ -64,7 +71,7 @@ impl Cuts {
         self.clock += 1;
         let live = self.live.entry(path.clone()).or_default();
         live.used = self.clock;
-        live.cut(source)?;
+        live.cut(source, self.lock)?;
         let content = live.blocks.content();
         self.bound();
         Ok(content)
@@ -135,14 +142,27 @@ impl Cuts {
 }
 
 /// A cut in the making.
-struct Making {
+pub(super) struct Making {
     draft: Draft,
     /// The bytes of its new blocks.
     fresh: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Live {
-    fn cut(&mut self, source: &Source<'_>) -> Result<(), DiskError> {
+    fn cut(&mut self, source: &Source<'_>, lock: SqliteLock) -> Result<(), DiskError> {
+        let cut = match self.cut_beside(source) {
+            Err(DiskError::Busy(why)) if lock == SqliteLock::Brief => self.cut_locked(source, why),
+            cut => cut,
+        };
+        match cut {
+            Ok(()) => self.restless = None,
+            Err(_) => drop(self.restless.get_or_insert_with(Instant::now)),
+        }
+        cut
+    }
+
+    /// Without any lock.
+    fn cut_beside(&mut self, source: &Source<'_>) -> Result<(), DiskError> {
         for _ in 0..ATTEMPTS_MAX {
             let taken = match source.log()? {
                 Some((file, header)) => self.cut_log(source, &file, header)?,
@@ -256,60 +276,25 @@ impl Live {
         }
         let mut making = self.making(main.size);
         let image = Image { main: source.file, log: None, size: main.size };
-        self.read_blocks(&image, &mut (0..blocks_in(main.size)).collect(), &mut making)?;
-        if Standing::of(source)? != before {
-            return Ok(false);
+        let blocks = blocks_in(main.size);
+        for first in (0..blocks).step_by(LOOK_BLOCKS) {
+            let end = blocks.min(first.saturating_add(LOOK_BLOCKS as u32));
+            self.read_blocks(&image, &mut (first..end).collect(), &mut making)?;
+            if Standing::of(source)? != before {
+                return Ok(false);
+            }
         }
         self.take(making);
         self.main = Some(main);
         Ok(true)
     }
 
-    /// The application died in a transaction, or is in a long one: SQLite plays the journal back, in a copy.
-    fn cut_recovered(&mut self, source: &Source<'_>, before: &Standing) -> Result<bool, DiskError> {
-        if before.age() < UNWITNESSED {
-            return Err(DiskError::Busy("the database is in the middle of a commit".to_owned()));
-        }
-        let fresh = with_suffix(source.copy, ".new");
-        let [_, journal, _] = side_names(source.name);
-        let Some(journal) = source.side(&journal)? else { return Ok(false) };
-        let clear = || {
-            ["", "-wal", "-journal", "-shm"].map(|side| drop(std::fs::remove_file(with_suffix(&fresh, side))))
-        };
-        clear();
-        copy_file(source.file, &fresh)?;
-        copy_file(&journal, &with_suffix(&fresh, "-journal"))?;
-        if Standing::of(source)? != *before {
-            clear();
-            return Ok(false);
-        }
-        let recover = || -> Result<(), rusqlite::Error> {
-            let connection = Connection::open(&fresh)?;
-            connection.pragma_update(None, "synchronous", "OFF")?;
-            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-        };
-        recover().map_err(|error| {
-            DiskError::Busy(format!("the database's journal cannot be played back: {error}"))
-        })?;
-        let kept = with_suffix(source.copy, ".db");
-        std::fs::rename(&fresh, &kept).map_err(|error| failed("keep a recovered database", error))?;
-        clear();
-        let file = File::open(&kept).map_err(|error| failed("open a recovered database", error))?;
-        let size = file.metadata().map_err(|error| failed("stat", error))?.len();
-        let mut making = self.making(size);
-        let image = Image { main: &file, log: None, size };
-        self.read_blocks(&image, &mut (0..blocks_in(size)).collect(), &mut making)?;
-        self.take(making);
-        self.recovered = Some((kept, file));
-        Ok(true)
-    }
-
-    fn making(&self, size: u64) -> Making {
+    pub(super) fn making(&self, size: u64) -> Making {
         Making { draft: self.blocks.draft(size), fresh: BTreeMap::new() }
     }
 
     /// Reads blocks of an image into a cut. Returns whether any of it came from the main file.
-    fn read_blocks(
+    pub(super) fn read_blocks(
         &self,
         image: &Image<'_>,
         todo: &mut BTreeSet<u32>,
@@ -340,11 +325,11 @@ impl Live {
     }
 
     /// The cut was proven.
-    fn take(&mut self, making: Making) {
+    pub(super) fn take(&mut self, making: Making) {
         self.recent.retain(|block, _| !making.draft.changes(*block));
         self.blocks.take(making.draft);
         (self.log, self.main) = (None, None);
-        if let Some((path, _)) = self.recovered.take() {
+        if let Some((path, _)) = self.copied.take() {
             let _ = std::fs::remove_file(path);
         }
         let size = self.blocks.size();
@@ -416,7 +401,7 @@ impl Live {
         source: &Source<'_>,
         read: impl FnOnce(&Image<'_>) -> Result<T, DiskError>,
     ) -> Result<Option<T>, DiskError> {
-        let main = self.recovered.as_ref().map_or(source.file, |(_, file)| file);
+        let main = self.copied.as_ref().map_or(source.file, |(_, file)| file);
         let now = if self.log.is_some() { source.log()? } else { None };
         let log = match (&now, &self.log) {
             (Some((file, header)), Some(log)) if header == log.header() => Some((file, log)),
@@ -446,24 +431,4 @@ fn is_same_file(a: &File, b: &File) -> bool {
     use std::os::unix::fs::MetadataExt;
     let inode = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
     inode(a).is_some_and(|a| Some(a) == inode(b))
-}
-
-fn copy_file(from: &File, to: &Path) -> Result<(), DiskError> {
-    let mut target = File::create(to).map_err(|error| failed("create a copy of a database", error))?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    loop {
-        let read = from.read_at(&mut buffer, offset).map_err(|error| failed("read a database", error))?;
-        if read == 0 {
-            return Ok(());
-        }
-        target.write_all(&buffer[..read]).map_err(|error| failed("copy a database", error))?;
-        offset += read as u64;
-    }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    PathBuf::from(path)
 }

@@ -28,12 +28,18 @@
 //!   was left alone for [`UNWITNESSED`]. So is one whose application died in a transaction: its journal is played
 //!   back by SQLite, in a private copy.
 //!
+//! *With a lock*, and only if [`SqliteLock::Brief`](crate::SqliteLock::Brief) allows it, a database without a log is copied that
+//! could not be read for half a second: under SQLite's own shared lock, for about 5 ms, and then from the copy. The lock belongs
+//! to the kept descriptor (`F_OFD_SETLK`), so that it is no part of the trap above.
+//!
 //! A cut is not stored. Its blocks' hashes are kept ([`crate::sqlite::blocks`]), and for a while the bytes of those that
 //! changed; all else is read back from the live files and checked. A checkpoint writes exactly the bytes of the log, so
 //! the same state gives the same image whichever way it is read.
 
+mod copied;
 mod cut;
 mod image;
+mod lock;
 
 use std::collections::BTreeMap;
 use std::fs::File;

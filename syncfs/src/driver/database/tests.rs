@@ -10,8 +10,10 @@ use rusqlite::Connection;
 
 use super::cut::Cuts;
 use super::image::Source;
+use super::lock::SharedLock;
 use super::side_print;
 use crate::chunk::content_of;
+use crate::config::SqliteLock;
 use crate::disk::DiskError;
 use crate::path::RelPath;
 use crate::record::Content;
@@ -312,4 +314,126 @@ fn a_journal_in_memory_is_named_and_waited_for() {
     let error = bench.with(|cuts, path, source| cuts.cut(path, source)).unwrap_err();
     assert!(error.to_string().contains("consistent only at unmount"), "{error}");
     bench.check("left alone");
+}
+
+/// Writes rows as fast as it can until it is told to stop. Returns how many, and how many attempts found the file locked.
+fn write_without_a_pause(writer: &Connection, stop: &AtomicBool) -> (u64, u64) {
+    let (mut rows, mut busy) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        match writer.execute("UPDATE a SET bulk = randomblob(3900) WHERE n = ?1", [1 + rows as i64 % 2000]) {
+            Ok(_) => rows += 1,
+            Err(error) => {
+                assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "{error}");
+                busy += 1;
+            }
+        }
+    }
+    (rows, busy)
+}
+
+#[test]
+fn a_database_without_a_pause_is_cut_under_a_brief_lock_if_that_is_allowed() {
+    for (mode, lock) in
+        [("DELETE", SqliteLock::Never), ("DELETE", SqliteLock::Brief), ("PERSIST", SqliteLock::Brief)]
+    {
+        let mut bench = Bench::new();
+        bench.cuts.lock = lock;
+        let writer = open(&bench.database(), 4096, mode);
+        let fill = "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 2000)
+                    INSERT INTO a(bulk) SELECT randomblob(3900) FROM t";
+        writer.execute_batch(fill).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let writer = writer;
+                write_without_a_pause(&writer, &stop)
+            });
+            let stopping = StopOnDrop(&stop);
+            let (mut images, mut locked) = (0, 0);
+            // A lock that came at a bad moment is tried again.
+            let enough = Duration::from_secs(if lock == SqliteLock::Never { 2 } else { 60 });
+            let until = Instant::now() + enough;
+            while Instant::now() < until && locked < 2 {
+                match bench.with(|cuts, path, source| cuts.cut(path, source)) {
+                    Ok(content) => {
+                        let image = bench.image().unwrap_or_default();
+                        if bench.dir.path().join("private.db").exists() {
+                            // Read from the private copy: it is there however much was written since.
+                            assert_eq!(content_of(&image), content);
+                            locked += 1;
+                        }
+                        if !image.is_empty() {
+                            let copy = bench.dir.path().join("copy");
+                            fs::write(&copy, image).unwrap();
+                            assert_eq!(integrity(&copy), "ok");
+                            images += 1;
+                        }
+                    }
+                    Err(DiskError::Busy(_)) => std::thread::sleep(Duration::from_millis(20)),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            drop(stopping);
+            let (rows, busy) = writing.join().unwrap();
+            println!(
+                "{mode}, {lock:?}: {rows} commits, {busy} busy, {images} images, {locked} of them locked"
+            );
+            match lock {
+                SqliteLock::Never => assert_eq!((busy, locked), (0, 0)),
+                SqliteLock::Brief => assert!(locked > 0, "no lock was found"),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_lock_keeps_writers_out_and_nobody_else_and_survives_descriptors_of_this_process() {
+    let bench = Bench::new();
+    let writer = open(&bench.database(), 4096, "DELETE");
+    writer.execute_batch("INSERT INTO a(bulk) VALUES ('x')").unwrap();
+    let file = File::open(bench.database()).unwrap();
+    let insert = || writer.execute_batch("INSERT INTO a(bulk) VALUES ('y')");
+    let lock = SharedLock::take(&file).unwrap().unwrap();
+    assert!(!lock.is_reserved().unwrap());
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(lock.is_reserved().unwrap(), "a transaction may begin");
+    writer.execute_batch("INSERT INTO a(bulk) VALUES ('z')").unwrap();
+    let refused = writer.execute_batch("COMMIT").unwrap_err();
+    assert_eq!(refused.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "and does not end");
+    writer.query_row("SELECT count(*) FROM a", [], |_| Ok(())).unwrap();
+    // A lock of the process would be gone with this.
+    drop(File::open(bench.database()).unwrap());
+    writer.execute_batch("COMMIT").unwrap_err();
+    drop(lock);
+    writer.execute_batch("COMMIT").unwrap();
+    insert().unwrap();
+    writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    assert!(SharedLock::take(&file).unwrap().is_none(), "a writer is at work");
+    writer.execute_batch("COMMIT").unwrap();
+}
+
+#[test]
+fn a_database_that_its_application_keeps_locked_is_not_copied_and_named() {
+    let mut bench = Bench::new();
+    bench.cuts.lock = SqliteLock::Brief;
+    let writer = open(&bench.database(), 4096, "MEMORY");
+    writer.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    let why = loop {
+        writer.execute_batch("INSERT INTO a(bulk) VALUES ('x')").unwrap();
+        match bench.with(|cuts, path, source| cuts.cut(path, source)) {
+            Err(DiskError::Busy(why)) if why.contains("exclusive lock") => break why,
+            Err(DiskError::Busy(_)) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(why.contains("consistent only at unmount"), "{why}");
+    bench.check("left alone");
+}
+
+fn integrity(path: &Path) -> String {
+    let connection = Connection::open(path).unwrap();
+    connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
 }
