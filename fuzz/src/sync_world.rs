@@ -124,7 +124,7 @@ impl World {
                 folder: None,
                 index: INDEX,
                 fences: fences(input),
-                holds: input.byte() % 2 == 0,
+                holds: input.byte().is_multiple_of(2),
             }),
             10 => {
                 let path = path(input.byte());

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
-use syncfs::{Config, Folder};
+use syncfs::{Config, Event, Folder};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -74,11 +74,67 @@ async fn connect(a: &Folder, b: &Folder) {
     tokio::spawn(async move { b.sync(right, None).await });
 }
 
-/// Writes for a while with `busy_timeout = 0` and examines every state that the replica shows meanwhile.
-async fn write_and_watch(mode: &'static str, pause: Duration) {
+/// What a replica shows: each state is opened as soon as it is there, and examined from what was opened.
+struct Shown {
+    stop: Arc<AtomicBool>,
+    looking: std::thread::JoinHandle<()>,
+    examining: std::thread::JoinHandle<Vec<u64>>,
+}
+
+impl Shown {
+    /// Watches a path. Every state must be intact, a prefix of what was committed, and none before the last one.
+    fn of(replica: PathBuf, committed: Arc<AtomicU64>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&stop);
+        let (found, states) = std::sync::mpsc::channel::<fs::File>();
+        let looking = std::thread::spawn(move || {
+            let mut inode = 0;
+            loop {
+                let is_last = ended.load(Ordering::Relaxed);
+                if let Ok(file) = fs::File::open(&replica) {
+                    let now = file.metadata().unwrap().ino();
+                    if now != inode {
+                        inode = now;
+                        found.send(file).expect("the other thread examines them");
+                    }
+                }
+                if is_last {
+                    break;
+                }
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        let examining = std::thread::spawn(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let copy = dir.path().join("copy");
+            let mut counts: Vec<u64> = Vec::new();
+            for mut file in states {
+                std::io::copy(&mut file, &mut fs::File::create(&copy).unwrap()).unwrap();
+                let count = inspect(&copy);
+                let last = counts.last().copied().unwrap_or(0);
+                assert!(count >= last, "a replica never goes back: {count} after {last}");
+                assert!(count <= committed.load(Ordering::Relaxed) + 1);
+                counts.push(count);
+            }
+            counts
+        });
+        Self { stop, looking, examining }
+    }
+
+    /// How many transactions each state held.
+    fn end(self) -> Vec<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.looking.join().unwrap();
+        self.examining.join().unwrap()
+    }
+}
+
+/// Writes for a while with `busy_timeout = 0`; every state that the replica shows meanwhile is examined.
+async fn write_and_watch(mode: &'static str, pause: Duration, duration: Duration) {
     let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let a = Folder::create(Config::new(left.path())).await.unwrap();
     let b = Folder::create(Config::new(right.path())).await.unwrap();
+    let mut events = b.subscribe();
     connect(&a, &b).await;
     let (source, replica) = (left.path().join("app.db"), right.path().join("app.db"));
     let stop = Arc::new(AtomicBool::new(false));
@@ -103,47 +159,46 @@ async fn write_and_watch(mode: &'static str, pause: Duration) {
             (n, busy, connection)
         }
     });
-    let copy = left.path().parent().unwrap().join(format!("copy-{mode}-{}", std::process::id()));
-    let (mut states, mut last) = (0, 0);
-    let end = Instant::now() + Duration::from_secs(4);
-    let mut inode = 0;
-    while Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        let Ok(meta) = fs::metadata(&replica) else { continue };
-        let now = std::os::unix::fs::MetadataExt::ino(&meta);
-        if now == inode || meta.len() == 0 {
-            continue;
-        }
-        inode = now;
-        fs::copy(&replica, &copy).unwrap();
-        let count = inspect(&copy);
-        assert!(count >= last, "a replica never goes back: {count} after {last}");
-        assert!(count <= committed.load(Ordering::Relaxed) + 1);
-        (states, last) = (states + 1, count);
-    }
+    let shown = Shown::of(replica.clone(), Arc::clone(&committed));
+    tokio::time::sleep(duration).await;
     stop.store(true, Ordering::Relaxed);
     let (total, busy, connection) = writer.join().unwrap();
     let token = a.flush().await.unwrap();
     a.wait(&token, &[b.device()], LONG).await.unwrap();
-    fs::copy(&replica, &copy).unwrap();
-    println!("{mode}: {total} commits, {states} replica states, {busy} busy");
+    let states = shown.end();
+    let path = syncfs::RelPath::new("app.db").unwrap();
+    let applied = std::iter::from_fn(|| events.try_recv().ok());
+    let applied = applied.filter(|event| *event == Event::Applied(path.clone())).count();
+    println!("{mode}: {total} commits, {applied} versions, {} replica states, {busy} busy", states.len());
     assert_eq!(busy, 0, "the application noticed");
-    assert_eq!(inspect(&copy), total, "the barrier covers every commit");
-    assert!(states > 2, "the replica was updated while the application wrote: {states}");
+    assert_eq!(states.last(), Some(&total), "the barrier covers every commit");
+    assert!(states.len() >= applied, "a state that nobody examined");
+    assert!(states.len() as u64 > duration.as_secs() / 3, "it was updated while the application wrote");
     let names: Vec<_> = fs::read_dir(right.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| name == "app.db" || name == ".syncfs"), "no side files: {names:?}");
     drop(connection);
-    let _ = fs::remove_file(copy);
 }
+
+const SHORT: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_writer_in_wal_mode_never_notices_and_its_replica_is_always_consistent() {
-    write_and_watch("WAL", Duration::from_millis(5)).await;
+    write_and_watch("WAL", Duration::from_millis(5), SHORT).await;
 }
 
 #[tokio::test]
 async fn a_writer_with_a_rollback_journal_never_notices_and_its_replica_is_always_consistent() {
-    write_and_watch("DELETE", Duration::from_millis(30)).await;
+    write_and_watch("DELETE", Duration::from_millis(30), SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a minute: run with --ignored"]
+async fn writers_in_both_modes_notice_nothing_in_a_minute() {
+    let minute = Duration::from_secs(60);
+    let wal = tokio::spawn(write_and_watch("WAL", Duration::from_millis(5), minute));
+    let journal = tokio::spawn(write_and_watch("DELETE", Duration::from_millis(30), minute));
+    wal.await.unwrap();
+    journal.await.unwrap();
 }
 
 #[tokio::test]
