@@ -56,7 +56,7 @@ mod tests {
         // A row that a lookup finds by what it was: the lookup was not there when the row was written.
         let batch = |sql: &str| Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         batch(
-            "INSERT INTO device VALUES (99, x'00');
+            "INSERT INTO device VALUES (99, zeroblob(32));
              INSERT INTO entry (id, path, sequence, writer, epoch, version, kind, stale, size)
              VALUES (99, x'61', 99, 99, 0, x'', x'', 0, 1);
              CREATE INDEX sizes ON entry (size);
