@@ -280,7 +280,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         // Most files are new, and the step itself looks whether nothing stands there.
         if planned.is_none() && matches!(record.kind, Kind::File { link: None, .. } | Kind::Symlink { .. }) {
             match self.place_file(&path, None) {
-                Err(DiskError::Changed | DiskError::NoParent) => {}
+                Err(StoreError::Disk(DiskError::Changed | DiskError::NoParent)) => {}
                 placed => return self.took(record, Some(placed?)),
             }
         }
@@ -289,18 +289,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(Outcome::Again);
         }
         let placed = match &record.kind {
-            Kind::Deleted => self.take_away(&path, expect.as_ref()).map(|()| None),
+            Kind::Deleted => self.take_away(&path, expect.as_ref()).map(|()| None).map_err(StoreError::from),
             Kind::Dir { attributes } => self.place_dir(&path, attributes, expect.as_ref()).map(Some),
             Kind::File { .. } | Kind::Symlink { .. } => {
                 let adjusted = entry.as_ref().and_then(|entry| can_adjust(entry, &record));
                 match (adjusted, &expect) {
                     _ if self.other_name(&record)?.is_some() => match self.link(&record, expect.as_ref()) {
                         Ok(None) => return Ok(Outcome::Again),
-                        Err(StoreError::Disk(error)) => Err(error),
-                        linked => Ok(linked?),
+                        linked => linked,
                     },
                     (Some((attributes, mtime_ns)), Some(expect)) => {
-                        self.disk.adjust(&path, expect, attributes, mtime_ns).map(Some)
+                        let adjusted = self.disk.adjust(&path, expect, attributes, mtime_ns);
+                        adjusted.map(Some).map_err(StoreError::from)
                     }
                     _ => self.place_file(&path, expect.as_ref()).map(Some),
                 }
@@ -312,17 +312,21 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.took(record, seen)
             }
             // What is in it may be about to go, too.
-            Err(DiskError::NotEmpty) if !last || self.pending.has_inside(&path) => Ok(Outcome::Defer),
-            Err(DiskError::NotEmpty) if !record.kind.is_live() && self.holds_only_ignored(&path)? => {
+            Err(StoreError::Disk(DiskError::NotEmpty)) if !last || self.pending.has_inside(&path) => {
+                Ok(Outcome::Defer)
+            }
+            Err(StoreError::Disk(DiskError::NotEmpty))
+                if !record.kind.is_live() && self.holds_only_ignored(&path)? =>
+            {
                 self.took(record, None)
             }
-            Err(DiskError::NotEmpty) if self.receives_only() => self.empty_out(&path),
-            Err(DiskError::NotEmpty) => self.reassert(entry, record),
-            Err(DiskError::NoParent) if !last => Ok(Outcome::Defer),
-            Err(DiskError::NoParent) => {
+            Err(StoreError::Disk(DiskError::NotEmpty)) if self.receives_only() => self.empty_out(&path),
+            Err(StoreError::Disk(DiskError::NotEmpty)) => self.reassert(entry, record),
+            Err(StoreError::Disk(DiskError::NoParent)) if !last => Ok(Outcome::Defer),
+            Err(StoreError::Disk(DiskError::NoParent)) => {
                 Ok(Outcome::Stuck("its directory is a file or symlink here".to_owned()))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 
@@ -347,24 +351,33 @@ impl<D: Disk, I: Index> Engine<D, I> {
         path: &RelPath,
         attributes: &Attributes,
         expect: Option<&Stat>,
-    ) -> Result<Stat, DiskError> {
+    ) -> Result<Stat, StoreError> {
         if let Some(other) = expect.filter(|stat| stat.kind != FileKind::Dir) {
-            self.disk.remove(path, other)?;
+            self.give_way(path, other)?;
         }
         self.make_parents(path)?;
-        self.disk.make_dir(path, attributes)
+        Ok(self.disk.make_dir(path, attributes)?)
     }
 
-    pub(super) fn place_file(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<Stat, DiskError> {
+    pub(super) fn place_file(&mut self, path: &RelPath, expect: Option<&Stat>) -> Result<Stat, StoreError> {
         let dir = expect.filter(|stat| stat.kind == FileKind::Dir);
-        dir.map_or(Ok(()), |dir| self.disk.remove(path, dir))?;
+        dir.map_or(Ok(()), |dir| self.give_way(path, dir))?;
         let expect = expect.filter(|_| dir.is_none());
         let placed = self.disk.publish(path, path, expect);
         if placed != Err(DiskError::NoParent) {
-            return placed;
+            return Ok(placed?);
         }
         self.make_parents(path)?;
-        self.disk.publish(path, path, expect)
+        Ok(self.disk.publish(path, path, expect)?)
+    }
+
+    /// Removes what is of another kind than its successor. Should that not come to stand there, nobody has deleted anything.
+    pub(super) fn give_way(&mut self, path: &RelPath, stands: &Stat) -> Result<(), StoreError> {
+        self.disk.remove(path, stands)?;
+        match self.index.entry(path)? {
+            Some(entry) if entry.record.kind.is_live() => self.put_entry(&Entry { seen: None, ..entry }),
+            _ => Ok(()),
+        }
     }
 
     /// A peer's entry may come before its directory's record, or outlive a deletion of the directory.

@@ -354,7 +354,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.forget(&path)?;
             return Ok(Observed::Same);
         }
-        let kept = entry.behind.is_some() || self.comes_back(&path);
+        let kept = entry.behind.is_some() || self.comes_back(&path) || self.gave_way(&path);
         if entry.seen.is_none() || kept || self.must_undo(Some(&entry))? {
             entry.seen = None;
             self.put_entry(&entry)?;

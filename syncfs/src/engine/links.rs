@@ -158,12 +158,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
                 Ok(Some(now))
             }
-            Err(DiskError::Io { .. }) => {
+            Err(StoreError::Disk(DiskError::Io { .. })) => {
                 self.problem(None, NO_LINKS);
                 self.links.apart.insert(record.path.clone());
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 
@@ -173,11 +173,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         seen: &Stat,
         path: &RelPath,
         expect: Option<&Stat>,
-    ) -> Result<Stat, DiskError> {
+    ) -> Result<Stat, StoreError> {
         let dir = expect.filter(|stat| stat.kind == FileKind::Dir);
-        dir.map_or(Ok(()), |dir| self.disk.remove(path, dir))?;
+        dir.map_or(Ok(()), |dir| self.give_way(path, dir))?;
         self.make_parents(path)?;
-        self.disk.link(other, seen, path, expect.filter(|_| dir.is_none()))
+        Ok(self.disk.link(other, seen, path, expect.filter(|_| dir.is_none()))?)
     }
 
     /// A name of a file was given to another one, or is gone. Nothing else about the others changed by that: they need not be

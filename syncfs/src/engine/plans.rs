@@ -76,6 +76,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
+    /// Whether the life before had a live version for this path: if nothing stands there, what stood was giving way to one of
+    /// another kind, and nobody has deleted it.
+    pub(super) fn gave_way(&self, path: &RelPath) -> bool {
+        self.plans.left.get(path).is_some_and(|record| record.kind.is_live())
+    }
+
     /// Takes up the version that stands there because the life before put it there, if it did.
     pub(super) fn arrived(
         &mut self,
