@@ -20,7 +20,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             None if self.awaits_peers() => Ok(false),
             Some(entry) if entry.stale => Ok(!self.awaits_peers()),
             Some(entry) if self.is_undoing() && entry.record.kind.is_live() => {
-                Ok(self.receives_only() || self.is_recoverable(entry)?)
+                // An edit of what is itself of a stale tail, and about to be set aside, never is.
+                let is_tail = !self.meta.fences.admit(&entry.record);
+                Ok(self.receives_only() || is_tail || self.is_recoverable(entry)?)
             }
             _ => Ok(self.is_undoing()),
         }
