@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use syncfs::cutting::{CutState, Group, Groups, Mark};
-use syncfs::disk::{MemoryDisk, is_intact};
+use syncfs::disk::{FileKind, MemoryDisk, is_intact};
 use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
 use syncfs::fence::Fence;
 use syncfs::index::{MemoryIndex, Meta};
@@ -302,7 +302,8 @@ impl World {
 
     /// Every file that stands anywhere: at a path or set aside.
     fn contents(&self) -> BTreeSet<Vec<u8>> {
-        self.disk.files().into_values().chain(self.disk.kept()).collect()
+        let kept = self.disk.kept().into_iter().filter(|node| node.kind == FileKind::File);
+        self.disk.files().into_values().chain(kept.map(|node| node.data)).collect()
     }
 
     fn check(&mut self) {

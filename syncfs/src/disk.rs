@@ -12,7 +12,7 @@ use crate::record::{Attributes, Chunk, Content, Owner, Xattrs};
 use crate::status::Problem;
 
 pub use error::DiskError;
-pub use memory::{Abilities, Fault, MemoryDisk, Node, Torn};
+pub use memory::{Abilities, Change, Fault, MemoryDisk, Node, Torn};
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,15 +37,37 @@ impl Default for Abilities {
     }
 }
 
-/// What goes wrong at a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens at a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The power is cut: this step and every later one fails, until [`MemoryDisk::crash`].
     Power,
-    /// The step fails with an I/O error; a sync has failed for good then: see [`MemoryDisk::reopen`].
+    /// The step, or the first after it that is no sync, fails with an I/O error.
     Io,
-    /// The disk is full: whatever writes fails.
+    /// The same, with a full disk.
     Full,
+    /// The first sync from this step on fails, and with it every later step: see [`MemoryDisk::reopen`].
+    Sync,
+    /// Just before the step a program writes a file, as with [`MemoryDisk::user_write`].
+    Edit {
+        /// Where.
+        path: RelPath,
+        /// What.
+        data: Vec<u8>,
+        /// Whether in place.
+        in_place: bool,
+    },
+}
+
+/// A name of the folder that became another entry's, or nobody's, or somebody's, as a reader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The inode of the directory, and the name in it.
+    pub place: (u64, Vec<u8>),
+    /// What it named, with the bytes of a file.
+    pub before: Option<(FileKind, Vec<u8>)>,
+    /// What it names now.
+    pub after: Option<(FileKind, Vec<u8>)>,
 }
 
 /// An entry as a program sees it.
@@ -87,6 +109,11 @@ impl Space {
     /// The inode of its directory.
     fn root(self) -> Ino {
         1 + self as Ino
+    }
+
+    /// Whether this is a directory of the state directory.
+    fn is_flat(dir: Ino) -> bool {
+        (Self::Stage.root()..=Self::History.root()).contains(&dir)
     }
 }
 
@@ -138,26 +165,7 @@ impl MemoryDisk {
     /// A program writes a file, in place or as a new one under the same name; not where a directory stands, or none to
     /// put it in. Returns whether it did.
     pub fn user_write(&self, path: &RelPath, data: &[u8], in_place: bool) -> bool {
-        let files = &mut self.0.borrow_mut().files;
-        let Ok((dir, name)) = files.place(path) else { return false };
-        let stands = files.inode(dir).entries.get(&name).copied();
-        if stands.is_some_and(|ino| files.is_dir(ino)) {
-            return false;
-        }
-        match stands.filter(|ino| in_place && files.inode(*ino).kind == FileKind::File) {
-            Some(ino) => {
-                let now = files.tick();
-                let inode = files.dirty(ino);
-                inode.published = false;
-                (inode.body.mtime_ns, inode.body.ctime_ns) = (now, now);
-                inode.body.data = data.to_vec();
-            }
-            None => {
-                let ino = files.new_inode(FileKind::File, data.to_vec(), Attributes::of_mode(0o644));
-                files.change(vec![(dir, name, Some(ino))]);
-            }
-        }
-        true
+        self.0.borrow_mut().files.write(path, data, in_place)
     }
 
     /// A program makes something new that is not a regular file (a directory, a symlink to `data`, a pipe), where nothing
@@ -228,12 +236,19 @@ impl MemoryDisk {
         let mut nodes = BTreeMap::new();
         let state = self.0.borrow();
         state.files.visit(Space::Tree.root(), b"", &mut |path, ino| {
-            let inode = state.files.inode(ino);
-            let filesystem::Body { data, attributes, mtime_ns, .. } = inode.body.clone();
             let path = RelPath::new(path).expect("entries are only made at valid paths");
-            nodes.insert(path, Node { kind: inode.kind, data, attributes, mtime_ns });
+            let inode = state.files.inode(ino);
+            nodes.insert(path, node(inode.kind, inode.body.clone()));
         });
         nodes
+    }
+
+    /// What stands at a path.
+    #[must_use]
+    pub fn node(&self, path: &RelPath) -> Option<Node> {
+        let files = &self.0.borrow().files;
+        let inode = files.inode(files.find(path).ok()??);
+        Some(node(inode.kind, inode.body.clone()))
     }
 
     /// The regular files of the folder.
@@ -243,14 +258,14 @@ impl MemoryDisk {
         nodes.map(|(path, node)| (path, node.data)).collect()
     }
 
-    /// The regular files that were set aside, or that the history keeps.
+    /// What was set aside, and what the history keeps: bytes of files, targets of symlinks.
     #[must_use]
-    pub fn kept(&self) -> BTreeSet<Vec<u8>> {
+    pub fn kept(&self) -> Vec<Node> {
         let state = self.0.borrow();
         let names = [Space::Aside, Space::History].map(|space| &state.files.inode(space.root()).entries);
         let inodes = names.into_iter().flat_map(|names| names.values());
         let inodes = inodes.map(|ino| state.files.inode(*ino));
-        inodes.filter(|inode| inode.kind == FileKind::File).map(|inode| inode.body.data.clone()).collect()
+        inodes.map(|inode| node(inode.kind, inode.body.clone())).collect()
     }
 
     /// Contents that a power cut right now would leave for sure: in the folder, set aside, in the history.
@@ -261,8 +276,22 @@ impl MemoryDisk {
         [Space::Tree, Space::Aside, Space::History]
             .iter()
             .for_each(|space| state.files.visit_durable(space.root(), &mut inodes));
-        let bodies = inodes.iter().filter_map(|ino| state.files.inode(*ino).durable.as_ref());
-        bodies.map(|body| body.data.clone()).chain(state.durably_logged()).collect()
+        let inodes = inodes.iter().map(|ino| state.files.inode(*ino));
+        let bodies = inodes.map(|inode| inode.durable.clone().unwrap_or_else(|| inode.never_synced()));
+        bodies.map(|body| body.data).chain(state.durably_logged()).collect()
+    }
+
+    /// What a power cut right now would leave for sure at a path.
+    #[must_use]
+    pub fn durable_node(&self, path: &RelPath) -> Option<Node> {
+        let files = &self.0.borrow().files;
+        let inode = files.inode(files.find_durable(path)?);
+        Some(node(inode.kind, inode.durable.clone().unwrap_or_else(|| inode.never_synced())))
+    }
+
+    /// The changes of names in the folder since the last call, oldest first; recorded from the first call on.
+    pub fn take_changes(&self) -> Vec<Change> {
+        self.0.borrow_mut().files.changes.replace(Vec::new()).unwrap_or_default()
     }
 
     /// How many steps changed anything or made something durable.
@@ -359,6 +388,11 @@ impl MemoryDisk {
         let backup = backup.0.borrow().clone();
         *self.0.borrow_mut() = backup;
     }
+}
+
+fn node(kind: FileKind, body: filesystem::Body) -> Node {
+    let filesystem::Body { data, attributes, mtime_ns, .. } = body;
+    Node { kind, data, attributes, mtime_ns }
 }
 
 fn remove_below(files: &mut FileSystem, dir: Ino) {

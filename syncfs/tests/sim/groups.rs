@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use syncfs::disk::{Fault, FileKind};
 use syncfs::{Consistency, CutBy, CutRule, RelPath};
 
-use crate::check;
-use crate::world::World;
+use crate::invariants;
+use crate::ledger::tree;
+use crate::rng::Rng;
+use crate::world::{Climate, World};
 
 const DIRS: [&str; 2] = ["g", "g/d"];
 const MEMBERS: [&str; 5] = ["g/a", "g/b", "g/d/c", "g/d/e", "h"];
@@ -21,8 +23,7 @@ fn write(world: &mut World, version: u64) {
     for dir in DIRS {
         disk.user_make(&path(dir), FileKind::Dir, b"");
     }
-    let mut before = disk.files();
-    before.retain(|path, _| MEMBERS.iter().any(|member| path.as_bytes() == member.as_bytes()));
+    let before = tree(&disk);
     for (number, member) in MEMBERS.iter().enumerate() {
         // All but the first come and go from one version to the next.
         if number > 0 && (version >> number) % 4 == 3 {
@@ -33,9 +34,9 @@ fn write(world: &mut World, version: u64) {
         let mut text = format!("{version}:{member}:").into_bytes();
         text.resize(text.len() + bulk, version as u8);
         assert!(disk.user_write(&path(member), &text, version.is_multiple_of(2)));
-        world.written.insert(text);
+        world.ledger.wrote(text);
     }
-    world.superseded.extend(before.into_values());
+    world.note_act(0, &before);
 }
 
 /// The one version that all files of the group are of; 0 if there are none.
@@ -59,7 +60,10 @@ fn version(world: &World, replica: usize) -> u64 {
 }
 
 fn run(seed: u64) -> u64 {
-    let mut world = World::new(seed, 3);
+    let mut world = World::of(
+        Rng::new(seed),
+        Climate { replicas: 3, faults: true, leases: true, moves: false, databases: false },
+    );
     let rule = CutRule::new(vec![path("g"), path("h")], CutBy::Live);
     let writer = world.replicas[0].engine.as_mut().unwrap();
     writer.cut_by(&[rule]);
@@ -96,7 +100,7 @@ fn run(seed: u64) -> u64 {
         let engine = world.replicas[replica].engine.as_ref().unwrap();
         assert_eq!(engine.consistency(), Consistency::Known, "replica {replica}");
     }
-    check::check(&mut world);
+    invariants::at_rest(&mut world);
     world.crashes
 }
 

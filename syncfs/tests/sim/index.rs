@@ -1,7 +1,13 @@
-//! An index in memory that goes back to its last commit at a crash, and that can stop there.
+//! An index in memory that goes back to its last commit at a crash, that can stop there, and whose every commit is held against
+//! what is on the platter.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use syncfs::branch::{Branch, Kept};
 use syncfs::device::DeviceId;
+use syncfs::disk::MemoryDisk;
 use syncfs::index::{
     BranchIndex, Damage, DamageIndex, Entry, Index, IndexError, Location, MemoryIndex, Meta, PeerState,
     Totals,
@@ -9,107 +15,147 @@ use syncfs::index::{
 use syncfs::record::Record;
 use syncfs::{Conflict, ContentHash, RelPath};
 
-use syncfs::disk::MemoryDisk;
+use crate::invariants;
+use crate::ledger::name_of;
+
+/// Whether this replica itself deletes here what was live: a new holder also stamps anew what others deleted.
+type Deletes = bool;
+
+type Committed = (Vec<(Entry, Deletes)>, Vec<Meta>);
 
 /// A memory index whose commit is a step, too.
-pub(crate) struct SimIndex(pub MemoryIndex, pub MemoryDisk);
+#[derive(Clone)]
+pub(crate) struct SimIndex {
+    pub(crate) memory: MemoryIndex,
+    pub(crate) disk: MemoryDisk,
+    /// What was committed, until the checks take it.
+    pub(crate) committed: Rc<RefCell<Committed>>,
+    /// Every content that ever was in it.
+    pub(crate) known: BTreeSet<ContentHash>,
+    uncommitted: BTreeMap<RelPath, (Entry, Deletes)>,
+}
+
+impl SimIndex {
+    pub(crate) fn new(memory: MemoryIndex, disk: MemoryDisk) -> Self {
+        Self { memory, disk, committed: Rc::default(), known: BTreeSet::new(), uncommitted: BTreeMap::new() }
+    }
+
+    pub(crate) fn crash(&mut self) {
+        self.memory.crash();
+        self.uncommitted.clear();
+    }
+}
 
 impl Index for SimIndex {
     fn meta(&self) -> Result<Meta, IndexError> {
-        self.0.meta()
+        self.memory.meta()
     }
     fn put_meta(&mut self, meta: &Meta) -> Result<(), IndexError> {
-        self.0.put_meta(meta)
+        self.memory.put_meta(meta)
     }
     fn entry(&self, path: &RelPath) -> Result<Option<Entry>, IndexError> {
-        self.0.entry(path)
+        self.memory.entry(path)
     }
     fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
-        self.0.put(entry)
+        self.known.extend(name_of(&entry.record.kind));
+        let path = &entry.record.path;
+        let was_live = self.memory.entry(path)?.is_none_or(|before| before.record.kind.is_live());
+        let deleted = was_live || self.uncommitted.get(path).is_some_and(|(_, deletes)| *deletes);
+        let own = entry.record.by == self.memory.meta()?.device && entry.record.counter() == entry.sequence;
+        let deletes = own && deleted && !entry.record.kind.is_live();
+        self.uncommitted.insert(path.clone(), (entry.clone(), deletes));
+        self.memory.put(entry)
     }
     fn forget(&mut self, path: &RelPath) -> Result<(), IndexError> {
-        self.0.forget(path)
+        self.uncommitted.remove(path);
+        self.memory.forget(path)
     }
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<Entry>, IndexError> {
-        self.0.page(after, limit)
+        self.memory.page(after, limit)
     }
     fn below(&self, dir: &RelPath) -> Result<Vec<Entry>, IndexError> {
-        self.0.below(dir)
+        self.memory.below(dir)
     }
     fn since(&self, sequence: u64, limit: usize) -> Result<Vec<Entry>, IndexError> {
-        self.0.since(sequence, limit)
+        self.memory.since(sequence, limit)
     }
     fn locate(&self, hash: &ContentHash) -> Result<Vec<Location>, IndexError> {
-        self.0.locate(hash)
+        self.memory.locate(hash)
     }
     fn names_of(&self, ino: u64, limit: usize) -> Result<Vec<RelPath>, IndexError> {
-        self.0.names_of(ino, limit)
+        self.memory.names_of(ino, limit)
     }
     fn labelled(&self, label: &RelPath, limit: usize) -> Result<Vec<RelPath>, IndexError> {
-        self.0.labelled(label, limit)
+        self.memory.labelled(label, limit)
     }
     fn plan(&mut self, record: &Record) -> Result<(), IndexError> {
-        self.0.plan(record)
+        self.memory.plan(record)
     }
     fn plans(&self) -> Result<Vec<Record>, IndexError> {
-        self.0.plans()
+        self.memory.plans()
     }
     fn clear_plans(&mut self) -> Result<(), IndexError> {
-        self.0.clear_plans()
+        self.memory.clear_plans()
     }
     fn behind(&self) -> Result<Vec<Entry>, IndexError> {
-        self.0.behind()
+        self.memory.behind()
     }
     fn peer(&self, device: &DeviceId) -> Result<PeerState, IndexError> {
-        self.0.peer(device)
+        self.memory.peer(device)
     }
     fn put_peer(&mut self, device: &DeviceId, state: &PeerState) -> Result<(), IndexError> {
-        self.0.put_peer(device, state)
+        self.memory.put_peer(device, state)
     }
     fn peers(&self) -> Result<Vec<(DeviceId, PeerState)>, IndexError> {
-        self.0.peers()
+        self.memory.peers()
     }
     fn conflicts(&self) -> Result<Vec<Conflict>, IndexError> {
-        self.0.conflicts()
+        self.memory.conflicts()
     }
     fn totals(&self) -> Result<Totals, IndexError> {
-        self.0.totals()
+        self.memory.totals()
     }
     fn commit(&mut self) -> Result<(), IndexError> {
-        self.1.step().map_err(|error| IndexError::Unusable(error.to_string()))?;
-        self.0.commit()
+        self.disk.step().map_err(|error| IndexError::Unusable(error.to_string()))?;
+        let mut committed = self.committed.borrow_mut();
+        for (_, (entry, deletes)) in std::mem::take(&mut self.uncommitted) {
+            invariants::durability_order(&self.disk, &entry);
+            committed.0.push((entry, deletes));
+        }
+        committed.1.push(self.memory.meta()?);
+        self.memory.commit()
     }
 }
 
 impl DamageIndex for SimIndex {
     fn damaged(&self) -> Result<Vec<(RelPath, Damage)>, IndexError> {
-        self.0.damaged()
+        self.memory.damaged()
     }
     fn put_damaged(&mut self, path: &RelPath, damage: Option<&Damage>) -> Result<(), IndexError> {
-        self.0.put_damaged(path, damage)
+        self.memory.put_damaged(path, damage)
     }
 }
 
 impl BranchIndex for SimIndex {
     fn branches(&self) -> Result<Vec<Branch>, IndexError> {
-        self.0.branches()
+        self.memory.branches()
     }
     fn branch_count(&self) -> Result<u64, IndexError> {
-        self.0.branch_count()
+        self.memory.branch_count()
     }
     fn put_branch(&mut self, branch: &Branch) -> Result<(), IndexError> {
-        self.0.put_branch(branch)
+        self.memory.put_branch(branch)
     }
     fn drop_branch(&mut self, number: u64) -> Result<(), IndexError> {
-        self.0.drop_branch(number)
+        self.memory.drop_branch(number)
     }
     fn kept(&self, number: u64, after: Option<&RelPath>, limit: usize) -> Result<Vec<Kept>, IndexError> {
-        self.0.kept(number, after, limit)
+        self.memory.kept(number, after, limit)
     }
     fn kept_at(&self, number: u64, path: &RelPath) -> Result<Option<Kept>, IndexError> {
-        self.0.kept_at(number, path)
+        self.memory.kept_at(number, path)
     }
     fn put_kept(&mut self, number: u64, kept: &Kept) -> Result<(), IndexError> {
-        self.0.put_kept(number, kept)
+        self.memory.put_kept(number, kept)
     }
 }

@@ -1,85 +1,108 @@
-//! A few replicas, their users, the streams between them, and everything that goes wrong.
+//! Up to eight replicas, the streams between them, and their power.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use syncfs::chunk::SQLITE_MAGIC;
 use syncfs::cutting::CutState;
 use syncfs::device::{DeviceId, FolderId, IndexId};
-use syncfs::disk::{Abilities, Fault, FileKind, MemoryDisk};
-use syncfs::engine::{Engine, Input, SessionId};
-
+use syncfs::disk::{Abilities, Change, Fault, FileKind, MemoryDisk};
+use syncfs::engine::{Engine, Input, SessionId, TRY_AGAIN_MS};
 use syncfs::fence::Fences;
 use syncfs::index::{Index, MemoryIndex, Meta};
-use syncfs::record::VersionVector;
+use syncfs::record::{Record, VersionVector};
 use syncfs::wire::{Message, decode, encode};
-use syncfs::{ContentHash, RelPath, Role, StoreError, Token};
+use syncfs::{ContentHash, RelPath, Role, StoreError, Token, Violation};
 
 use crate::index::SimIndex;
+use crate::invariants::{self, Versions};
+use crate::ledger::{Ledger, Taken, Text, Tree, kept, name_of, present, tree};
 use crate::rng::Rng;
+use crate::users::DATABASE;
 
 pub(crate) type SimEngine = Engine<MemoryDisk, SimIndex>;
 
 pub(crate) struct Replica {
     pub(crate) engine: Option<SimEngine>,
     pub(crate) disk: MemoryDisk,
-    /// The index file while the power is off.
+    pub(crate) able: Abilities,
+    pub(crate) taken: Taken,
+    /// What programs are about to write in the middle of something, and where.
+    pub(crate) edits: BTreeMap<Text, RelPath>,
+    /// The index file while no engine runs.
     index: Option<SimIndex>,
     pub(crate) device: DeviceId,
 }
 
-/// One stream between two replicas.
+impl Replica {
+    pub(crate) fn engine(&self) -> &SimEngine {
+        self.engine.as_ref().expect("the replica runs")
+    }
+}
+
+/// One stream between two replicas. One end may know before the other that it ended.
 struct Link {
     ends: [(usize, SessionId); 2],
+    open: [bool; 2],
     /// Bytes on their way to each end.
     queues: [VecDeque<Vec<u8>>; 2],
 }
 
+/// What a seed draws for its world.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Climate {
+    pub(crate) replicas: usize,
+    pub(crate) faults: bool,
+    pub(crate) leases: bool,
+    /// Renames between rounds of rest.
+    pub(crate) moves: bool,
+    /// A database that is written all the time, and kept as deltas.
+    pub(crate) databases: bool,
+}
+
 pub(crate) struct World {
     pub(crate) rng: Rng,
+    pub(crate) climate: Climate,
     pub(crate) replicas: Vec<Replica>,
     links: Vec<Link>,
     next_session: u64,
     pub(crate) now_ms: u64,
-    next_text: u64,
-    /// Every content that a user wrote.
-    pub(crate) written: BTreeSet<Vec<u8>>,
-    /// Contents that a scan has taken up.
-    pub(crate) observed: BTreeSet<Vec<u8>>,
-    /// Contents that a user overwrote or deleted, having them before their eyes.
-    pub(crate) superseded: BTreeSet<Vec<u8>>,
-    /// Contents that a user moved: until both ends were looked at, they are deleted here and not yet new there.
-    moved: BTreeSet<Vec<u8>>,
-    /// Contents that a crash took before anybody had looked at them.
-    pub(crate) excused: BTreeSet<Vec<u8>>,
-    /// Contents that a replica had as what is visible and a delta, when a user changed what is visible.
-    undermined: BTreeSet<Vec<u8>>,
-    /// Contents of a stale tail.
-    pub(crate) stale: BTreeSet<Vec<u8>>,
-    barriers: Vec<(usize, Token, BTreeSet<Vec<u8>>)>,
-    pub(crate) barriers_held: u64,
+    pub(crate) ledger: Ledger,
+    versions: Versions,
+    barriers: Vec<(usize, Token, BTreeSet<Text>)>,
     pub(crate) epoch: u64,
+    /// From how many files on a mass deletion is held back.
+    pub(crate) guard: u64,
     trace: blake3::Hasher,
     pub(crate) crashes: u64,
-    /// Whether most that is written are databases.
-    pub(crate) databases: bool,
+    pub(crate) barriers_held: u64,
     /// Messages about a move.
     pub(crate) moves: u64,
+    /// Mass deletions that were held back.
+    pub(crate) accidents: u64,
     /// Blocks seen in delta logs.
     pub(crate) deltas: u64,
 }
 
-const PATHS: [&str; 9] = ["a", "b", "c.txt", "d", "d/a", "d/b", "d/e", "d/e/a", "f"];
-/// What is written here are databases, of which a replica keeps deltas.
-const DATABASE: &str = "app.db";
-
 impl World {
-    pub(crate) fn new(seed: u64, replicas: usize) -> Self {
-        let founded = FolderId::from_bytes([1; 16]);
-        let replicas = (0..replicas).map(|number| {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let climate = Climate {
+            replicas: 2 + [0, 0, 1, 1, 1, 2, 2, 3, 4, 6][rng.below(10) as usize],
+            faults: rng.chance(75),
+            leases: rng.chance(40),
+            moves: rng.chance(40),
+            databases: false,
+        };
+        Self::of(rng, climate)
+    }
+
+    pub(crate) fn of(mut rng: Rng, climate: Climate) -> Self {
+        let keeps_history = rng.chance(40);
+        let guard = 4 + rng.below(4);
+        let replicas = (0..climate.replicas).map(|number| {
             let device = DeviceId::from_bytes([number as u8 + 1; 32]);
             let meta = Meta {
                 device,
-                folder: Some(founded),
+                folder: Some(FolderId::from_bytes([1; 16])),
                 index: IndexId(number as u64 + 100),
                 sequence: 0,
                 base: 0,
@@ -91,223 +114,410 @@ impl World {
                 rejoining: false,
             };
             // Root, or not; extended attributes, or not: all four together.
-            let able =
-                Abilities { is_root: number % 2 == 0, has_xattrs: number % 4 < 2, ..Abilities::default() };
+            let (is_root, has_xattrs) = (number % 2 == 0, number % 4 < 2);
+            let able = Abilities { is_root, has_xattrs, keeps_history, ..Abilities::default() };
             let disk = MemoryDisk::new(able);
-            let index = SimIndex(MemoryIndex::new(meta), disk.clone());
-            let engine = Some(open(disk.clone(), index));
-            Replica { engine, disk, index: None, device }
+            let index = Some(SimIndex::new(MemoryIndex::new(meta), disk.clone()));
+            let (taken, edits) = (Taken::default(), BTreeMap::new());
+            Replica { engine: None, disk, able, taken, edits, index, device }
         });
-        Self {
-            rng: Rng::new(seed),
+        let mut world = Self {
+            rng,
+            climate,
             replicas: replicas.collect(),
             links: Vec::new(),
             next_session: 0,
             now_ms: 0,
-            next_text: 0,
-            written: BTreeSet::new(),
-            observed: BTreeSet::new(),
-            superseded: BTreeSet::new(),
-            moved: BTreeSet::new(),
-            excused: BTreeSet::new(),
-            undermined: BTreeSet::new(),
-            stale: BTreeSet::new(),
+            ledger: Ledger::default(),
+            versions: Versions::default(),
             barriers: Vec::new(),
-            barriers_held: 0,
             epoch: 0,
+            guard,
             trace: blake3::Hasher::new(),
             crashes: 0,
-            databases: false,
+            barriers_held: 0,
             moves: 0,
+            accidents: 0,
             deltas: 0,
-        }
+        };
+        (0..world.replicas.len()).for_each(|replica| world.start(replica));
+        world
     }
 
     pub(crate) fn trace(&self) -> ContentHash {
         ContentHash::from_bytes(*self.trace.finalize().as_bytes())
     }
 
-    fn any(&mut self) -> usize {
+    pub(crate) fn say(&self, what: impl FnOnce() -> String) {
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!("{:>8} {}", self.now_ms, what());
+        }
+    }
+
+    pub(crate) fn any(&mut self) -> usize {
         self.rng.below(self.replicas.len() as u64) as usize
     }
 
     /// One random event.
-    pub(crate) fn step(&mut self, faults: bool, leases: bool) {
+    pub(crate) fn step(&mut self) {
         self.now_ms += self.rng.below(20);
-
+        let Climate { faults, leases, databases, .. } = self.climate;
         match self.rng.below(100) {
-            0..15 => self.user_act(),
-            15..25 => {
+            0..14 => self.user_act(),
+            14..24 => {
                 let replica = self.any();
                 self.scan(replica);
             }
-            25..35 => {
+            24..36 => {
                 let replica = self.any();
                 self.drive(replica);
             }
-            35..80 => self.move_message(),
+            36..80 => self.move_message(),
             80..85 => self.connect(),
             85..88 if faults => self.cut_a_link(),
-            88..90 if faults => {
-                let replica = self.any();
-                self.replicas[replica].disk.fail(1 + self.rng.below(12), Fault::Power);
-            }
-            90..92 if leases => {
-                let replica = self.any();
-                self.take_lease(replica);
-            }
-            92..95 => {
-                let replica = self.any();
-                self.flush(replica);
-            }
-            95 => {
+            88..91 if faults => self.fault(),
+            91 if databases => {
                 let replica = self.any();
                 self.run(replica, |engine| engine.materialise().map(drop));
             }
+            91 => self.accident(),
+            92 if leases => {
+                let replica = self.any();
+                self.take_lease(replica);
+            }
+            93..97 => {
+                let replica = self.any();
+                self.flush(replica);
+            }
             _ => self.check_barriers(),
+        }
+        for replica in &self.replicas {
+            self.trace.update(&replica.disk.steps().to_le_bytes());
         }
     }
 
-    /// Runs something on a replica; a power cut ends it and starts it again.
-    fn run<T>(
+    /// Runs something on a replica, and looks at what it did. A failure ends the engine: a power cut or a failed sync
+    /// starts it again, a folder that is not there waits.
+    pub(crate) fn run<T>(
         &mut self,
         replica: usize,
         act: impl FnOnce(&mut SimEngine) -> Result<T, StoreError>,
     ) -> Option<T> {
-        let engine = self.replicas[replica].engine.as_mut()?;
-        match act(engine) {
+        let slot = &mut self.replicas[replica];
+        let engine = slot.engine.as_mut()?;
+        let before = (!slot.edits.is_empty()).then(|| tree(&slot.disk));
+        slot.disk.take_changes();
+        let result = act(engine);
+        self.look(replica, before);
+        match result {
             Ok(value) => Some(value),
             Err(error) => {
-                assert!(self.replicas[replica].disk.is_dead(), "replica {replica}: {error}");
-                self.restart(replica);
+                self.say(|| format!("{replica} ends: {error}"));
+                self.stop(replica);
+                // Where it is not the power, the cause lasts.
+                if self.replicas[replica].disk.is_dead() {
+                    self.restart(replica);
+                } else {
+                    let stood = tree(&self.replicas[replica].disk).paths;
+                    self.note_unfinished(replica, &stood);
+                }
                 None
             }
         }
     }
 
-    fn restart(&mut self, replica: usize) {
-        self.crashes += 1;
-        self.links.retain(|link| link.ends.iter().all(|(end, _)| *end != replica));
-        for other in 0..self.replicas.len() {
-            self.close_dangling(other);
-        }
+    /// Checks what holds at every step.
+    fn look(&mut self, replica: usize, before: Option<Tree>) {
         let slot = &mut self.replicas[replica];
-        let (_, mut index) = slot.engine.take().map(Engine::into_parts).unwrap();
-        let before = present(&slot.disk);
+        let changes = slot.disk.take_changes();
+        let engine = slot.engine.as_ref().expect("it just ran");
+        let (after, edits) = (tree(&slot.disk), slot.edits.clone());
+        tell(self.now_ms, replica, &changes, engine, &self.ledger);
+        if let Some(before) = before {
+            // What a program overwrote in the middle of something, it had seen.
+            let kept = kept(&slot.disk);
+            slot.edits.retain(|text, path| {
+                let here = changes.iter().filter(|change| change.place.1 == path.name());
+                let here = here.flat_map(|change| [&change.before, &change.after]).flatten();
+                let mut here: Vec<_> = here.map(|(_, old)| old.clone()).collect();
+                here.extend(after.texts.get(path).cloned());
+                let done = here.contains(text) || kept.contains(text);
+                if done {
+                    here.extend(before.texts.get(path).cloned());
+                    self.ledger.superseded.extend(here.into_iter().filter(|old| old != text));
+                }
+                !done
+            });
+        }
+        let (entries, metas) = std::mem::take(&mut *engine.index().committed.borrow_mut());
+        for (entry, deletes) in entries {
+            if deletes {
+                invariants::no_destruction_from_absence(slot, &entry.record.path);
+            }
+            self.versions.causality(&entry);
+            let record = &entry.record;
+            if let Some(text) = name_of(&record.kind).and_then(|name| self.ledger.written.get(&name)) {
+                let is_new = self.ledger.observed.insert(text.clone());
+                let own = record.by == slot.device && record.counter() == entry.sequence;
+                if is_new && own && engine.meta().fences.epoch() < self.epoch {
+                    self.ledger.stale.insert(text.clone());
+                }
+            }
+            // What was seen may have been taken away since.
+            if record.kind.is_live() && entry.seen.is_some() && after.paths.contains(&record.path) {
+                slot.taken.gone.remove(&record.path);
+                slot.taken.replaced.remove(&record.path);
+            }
+            if !record.kind.is_live() {
+                self.ledger.deleted.extend(slot.taken.deleted.remove(&record.path));
+            }
+        }
+        slot.taken.deleted.retain(|path, _| !after.paths.contains(path));
+        for meta in &metas {
+            self.versions.knowledge_grows(meta);
+            self.versions.single_writer(meta);
+        }
+        invariants::atomic_visibility(&self.ledger, &changes, &edits);
+        invariants::no_clobber(slot, engine.index(), &changes, &self.ledger, &edits);
+        assert!(slot.engine.as_mut().unwrap().events().len() <= syncfs::engine::EVENTS_MAX, "14: events");
+    }
+
+    /// The engine ends, and with it its streams.
+    fn stop(&mut self, replica: usize) {
+        let (_, mut index) = self.replicas[replica].engine.take().map(Engine::into_parts).unwrap();
+        index.crash();
+        self.replicas[replica].index = Some(index);
+        for link in 0..self.links.len() {
+            for side in 0..2 {
+                if self.links[link].ends[side].0 == replica {
+                    self.links[link].open[side] = false;
+                    self.links[link].queues[side].clear();
+                }
+            }
+        }
+    }
+
+    /// After a power cut or a failed sync.
+    fn restart(&mut self, replica: usize) {
+        let slot = &mut self.replicas[replica];
+        self.crashes += 1;
+        let (before, stood) = (present(&slot.disk), tree(&slot.disk).paths);
         let logged = slot.disk.durably_logged();
         for torn in slot.disk.crash(&mut |bound| self.rng.below(bound)) {
-            assert!(!torn.published, "{} became visible before its bytes were durable", torn.path);
+            assert!(!torn.published, "5: {} became visible before its bytes were durable", torn.path);
             if torn.path.as_bytes() == DATABASE.as_bytes() {
-                self.undermined.extend(logged.clone());
+                self.ledger.undermined.extend(logged.clone());
             }
             // A user's, who must not expect anything else.
-            self.superseded.insert(torn.data.clone());
-            self.written.insert(torn.data);
+            self.ledger.wrote(torn.data.clone());
+            self.ledger.superseded.insert(torn.data.clone());
+            // Nothing is the text of several files, so it says nothing of a deletion.
+            self.ledger.touched.insert(torn.data);
         }
-        index.0.crash();
         let after = present(&slot.disk);
-        let lost = before.difference(&after).filter(|text| !self.observed.contains(*text)).cloned();
-        self.excused.extend(lost);
-        slot.index = Some(index);
-        slot.engine = Some(open(slot.disk.clone(), slot.index.take().unwrap()));
+        let lost = before.difference(&after).filter(|text| !self.ledger.observed.contains(*text)).cloned();
+        self.ledger.excused.extend(lost);
+        self.ledger.excused.extend(std::mem::take(&mut slot.edits).into_keys());
+        slot.taken.deleted.clear();
+        slot.taken.gone.append(&mut slot.taken.replaced);
+        self.note_unfinished(replica, &stood);
+        self.start(replica);
         self.scan(replica);
     }
 
-    fn close_dangling(&mut self, replica: usize) {
-        let open: BTreeSet<_> = self
-            .links
-            .iter()
-            .flat_map(|link| link.ends)
-            .filter(|end| end.0 == replica)
-            .map(|end| end.1)
-            .collect();
-        for session in 1..=self.next_session {
-            if !open.contains(&SessionId(session))
-                && let Some(engine) = self.replicas[replica].engine.as_mut()
-            {
-                let closed = engine.handle(self.now_ms, Input::Closed { session: SessionId(session) });
-                assert!(closed.is_ok());
-            }
+    /// What a peer had deleted when the engine ended is gone without an act of a user's here. But what was giving way to
+    /// another kind of entry is no deletion.
+    fn note_unfinished(&mut self, replica: usize, stood: &BTreeSet<RelPath>) {
+        let slot = &mut self.replicas[replica];
+        let index = slot.index.as_ref().expect("the engine ended");
+        let entries = index.page(None, usize::MAX).unwrap().into_iter().map(|entry| entry.record.path);
+        let plans = index.plans().unwrap().into_iter().filter(|record| record.kind.is_live());
+        let planned: BTreeSet<_> = plans.map(|record| record.path).collect();
+        let stands = tree(&slot.disk).paths;
+        let gone =
+            |path: &RelPath| !stood.contains(path) && !stands.contains(path) && !planned.contains(path);
+        slot.taken.gone.extend(entries.filter(gone));
+    }
+
+    fn start(&mut self, replica: usize) {
+        let slot = &mut self.replicas[replica];
+        let index = slot.index.take().expect("the engine does not run");
+        let mut engine = Engine::new(slot.disk.clone(), index).unwrap();
+        engine.guard_deletions(Some(self.guard));
+        engine.keep_deltas_from(20_000);
+        slot.engine = Some(engine);
+    }
+
+    pub(crate) fn scan(&mut self, replica: usize) {
+        self.run(replica, |engine| engine.scan().map(drop));
+    }
+
+    pub(crate) fn drive(&mut self, replica: usize) {
+        if self.replicas[replica].engine.is_none() {
+            // What it stumbled over may have gone.
+            self.start(replica);
+            return self.scan(replica);
+        }
+        let now_ms = self.now_ms;
+        self.run(replica, |engine| engine.handle(now_ms, Input::Tick));
+        let rounds = 1 + self.rng.below(4);
+        for _ in 0..rounds {
+            self.run(replica, |engine| engine.work().map(drop));
+        }
+        self.run(replica, |engine| engine.settle());
+    }
+
+    pub(crate) fn connect(&mut self) {
+        let (a, b) = (self.any(), self.any());
+        // A second stream between the same two is fine, too.
+        if a != b && self.links.len() < 2 * self.replicas.len() {
+            self.open(a, b);
         }
     }
 
-    fn user_act(&mut self) {
-        let replica = self.any();
-        let mut path = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
-        let act = self.rng.below(100);
-        if self.databases && self.epoch == 0 && self.rng.chance(20) {
-            path = RelPath::new(DATABASE).unwrap();
-        }
-        let other = RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap();
-        let disk = self.replicas[replica].disk.clone();
-        let (before, logged) = (disk.files(), disk.durably_logged());
-        let mut renamed = Vec::new();
-        match act {
-            0..60 => {
-                self.next_text += 1;
-                let mut text = format!("{replica}:{}:", self.next_text).into_bytes();
-                let bulk = if act < 4 { 150_000 } else { 0 };
-                text.resize(text.len() + bulk, self.next_text as u8);
-                if path.as_bytes() == DATABASE.as_bytes() {
-                    text = database(&text, &mut self.rng);
-                }
-                if disk.user_write(&path, &text, act.is_multiple_of(2)) {
-                    self.written.insert(text);
-                }
-            }
-            60..75 => drop(disk.user_make(&path, FileKind::Dir, b"")),
-            75..84 => drop(disk.user_remove(&path)),
-            84..88 => {
-                if before.contains_key(&path) && disk.user_rename(&path, &other) {
-                    self.moved.extend(before.get(&path).cloned());
-                    renamed = vec![path, other];
-                }
-            }
-            88..97 => {
-                let below = |name: &RelPath| *name == path || name.is_below(&path);
-                if !before.contains_key(&other) && disk.user_rename(&path, &other) {
-                    self.moved
-                        .extend(before.iter().filter(|(name, _)| below(name)).map(|(_, text)| text.clone()));
-                    renamed = vec![path, other];
-                }
-            }
-            _ => {
-                disk.user_attributes(&path, |given| given.mode = if act == 97 { 0o755 } else { 0o700 });
-            }
-        }
-        let after = disk.files();
-        let database = RelPath::new(DATABASE).unwrap();
-        if before.get(&database) != after.get(&database) {
-            self.undermined.extend(logged);
-        }
-        let everywhere: BTreeSet<_> = after.values().collect();
-        // A text that was moved may still stand at its old place elsewhere: there it is not what a user keeps.
-        let gone = before.into_iter().filter(|(name, text)| {
-            let here = after.get(name) == Some(text) || !renamed.is_empty();
-            !everywhere.contains(text) || !here && self.moved.contains(text)
+    fn open(&mut self, a: usize, b: usize) {
+        self.next_session += 1;
+        let session = SessionId(self.next_session);
+        let open = [a, b].map(|end| {
+            let now_ms = self.now_ms;
+            self.run(end, |engine| engine.handle(now_ms, Input::Opened { session, expect: None })).is_some()
         });
-        self.superseded.extend(gone.map(|(_, text)| text));
+        self.links.push(Link { ends: [(a, session), (b, session)], open, queues: Default::default() });
+    }
+
+    /// One end of a stream ends; the other still gets what is on its way, until it ends, too.
+    pub(crate) fn cut_a_link(&mut self) {
+        if !self.links.is_empty() {
+            let link = self.rng.below(self.links.len() as u64) as usize;
+            let side = self.rng.below(2) as usize;
+            self.close(link, side);
+            self.links.retain(|link| link.open != [false, false]);
+        }
+    }
+
+    fn close(&mut self, link: usize, side: usize) {
+        if std::mem::replace(&mut self.links[link].open[side], false) {
+            let (replica, session) = self.links[link].ends[side];
+            let now_ms = self.now_ms;
+            self.run(replica, |engine| engine.handle(now_ms, Input::Closed { session }));
+        }
+    }
+
+    /// Takes a message from a replica into a stream, or from a stream into a replica.
+    pub(crate) fn move_message(&mut self) {
+        if !self.links.is_empty() {
+            let link = self.rng.below(self.links.len() as u64) as usize;
+            let side = self.rng.below(2) as usize;
+            if self.rng.chance(50) && self.links[link].queues[1 - side].len() < 8 {
+                self.send(link, side);
+            } else {
+                self.deliver(link, side);
+            }
+            self.links.retain(|link| link.open != [false, false]);
+        }
+    }
+
+    /// Whether there was something to send.
+    fn send(&mut self, link: usize, side: usize) -> bool {
+        let (replica, session) = self.links[link].ends[side];
+        if !self.links[link].open[side] {
+            return false;
+        }
+        match self.run(replica, |engine| engine.poll(session)) {
+            Some(Some(message)) => {
+                let bytes = encode(&message);
+                self.trace.update(&bytes);
+                if self.links[link].open[1 - side] {
+                    self.links[link].queues[1 - side].push_back(bytes);
+                }
+                true
+            }
+            Some(None) => {
+                match self.replicas[replica].engine().ended(session) {
+                    None => {}
+                    // A clock jumped, or the other end ends.
+                    Some(Violation::Silent(_) | Violation::Bye(_)) => self.close(link, side),
+                    Some(violation) => panic!("replica {replica} objects to an honest peer: {violation}"),
+                }
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Whether there was something to deliver.
+    fn deliver(&mut self, link: usize, side: usize) -> bool {
+        let (replica, session) = self.links[link].ends[side];
+        let Some(bytes) = self.links[link].queues[side].pop_front() else { return false };
+        let message: Message = decode(&bytes).expect("what one replica encodes another decodes");
+        self.moves += u64::from(matches!(message, Message::Moved { .. }));
         let now_ms = self.now_ms;
-        if self.rng.chance(80) {
-            // As the watcher reports it.
-            self.run(replica, |engine| engine.handle(now_ms, Input::Touched(renamed)));
+        self.say(|| format!("{replica} gets {message:?}"));
+        self.run(replica, |engine| engine.handle(now_ms, Input::Received { session, message }));
+        true
+    }
+
+    fn take_lease(&mut self, replica: usize) {
+        let next = self.epoch + 1;
+        let held = self.run(replica, |engine| match engine.hold(next) {
+            Ok(()) => Ok(true),
+            Err(syncfs::FenceError::Store(error)) => Err(error),
+            Err(_) => Ok(false),
+        });
+        let Some(engine) = self.replicas[replica].engine.as_ref() else { return };
+        // A lease whose holder's power fails may have begun.
+        if held != Some(true) && engine.meta().fences.epoch() < next {
+            return;
+        }
+        self.epoch = next;
+        // Whatever the new holder does not have is a stale tail from now on; what it has is not, whatever was before.
+        let entries = engine.index().page(None, usize::MAX).unwrap();
+        let names = entries.iter().filter_map(|entry| name_of(&entry.record.kind));
+        let known: BTreeSet<_> = names.filter_map(|name| self.ledger.written.get(&name)).collect();
+        self.ledger.stale.retain(|text| !known.contains(text));
+        let tail = self.ledger.observed.iter().filter(|text| !known.contains(text));
+        let tail: Vec<_> = tail.filter(|text| !self.ledger.superseded.contains(*text)).cloned().collect();
+        self.say(|| format!("{replica} holds {next}"));
+        self.ledger.stale.extend(tail);
+    }
+
+    fn flush(&mut self, replica: usize) {
+        // As `Folder::flush` does: what could not be read is in no token.
+        let whole = self.run(replica, |engine| Ok(engine.scan()?.problems.is_empty()));
+        let token = self.replicas[replica].engine.as_ref().and_then(SimEngine::token);
+        let Some(token) = token.filter(|_| whole == Some(true)) else { return };
+        let texts = tree(&self.replicas[replica].disk).texts.into_values().collect();
+        self.barriers.push((replica, token, texts));
+        if self.barriers.len() > 4 {
+            self.barriers.remove(0);
+        }
+    }
+
+    fn check_barriers(&mut self) {
+        for (writer, token, texts) in &self.barriers {
+            for peer in (0..self.replicas.len()).filter(|peer| peer != writer) {
+                let Some(engine) = self.replicas[*writer].engine.as_ref() else { continue };
+                let Ok(lags) = engine.lagging(token, &[self.replicas[peer].device]) else { continue };
+                invariants::lags_are_named(&lags);
+                if lags.is_empty() {
+                    self.barriers_held += 1;
+                    invariants::barrier_truth(self, peer, texts);
+                }
+            }
         }
     }
 
     /// A rename in a moment when everybody has the same, so that it can be told in short; then perhaps a power cut.
-    pub(crate) fn move_in_quiet(&mut self, faults: bool) {
+    pub(crate) fn move_in_quiet(&mut self) {
         self.calm();
         let replica = self.any();
-        let [from, to] =
-            [(); 2].map(|()| RelPath::new(PATHS[self.rng.below(PATHS.len() as u64) as usize]).unwrap());
-        let disk = self.replicas[replica].disk.clone();
-        let before = disk.files();
-        if before.contains_key(&to) || !disk.user_rename(&from, &to) {
+        let (from, to) = (self.a_path(), self.a_path());
+        let before = tree(&self.replicas[replica].disk);
+        if !self.replicas[replica].disk.user_rename(&from, &to) {
             return;
         }
-        let below = |name: &RelPath| *name == from || name.is_below(&from);
-        self.moved.extend(before.into_iter().filter(|(name, _)| below(name)).map(|(_, text)| text));
-        if faults && self.rng.chance(50) {
+        self.note_act(replica, &before);
+        if self.climate.faults && self.rng.chance(50) {
             let victim = self.any();
             self.replicas[victim].disk.fail(1 + self.rng.below(8), Fault::Power);
         }
@@ -322,230 +532,35 @@ impl World {
         }
     }
 
-    /// An application on the holder, or the first replica, commits a few times; the others follow as far as they get.
-    pub(crate) fn write_database(&mut self) {
-        let path = RelPath::new(DATABASE).unwrap();
-        let role = |replica: &Replica| replica.engine.as_ref().unwrap().meta().role;
-        let writer = match self.replicas.iter().position(|replica| role(replica) == Role::Holder) {
-            Some(holder) => holder,
-            None if self.epoch == 0 => 0,
-            None => return,
-        };
-        for _ in 0..1 + self.rng.below(4) {
-            self.next_text += 1;
-            let text = database(format!("{writer}:{}:", self.next_text).as_bytes(), &mut self.rng);
-            let disk = self.replicas[writer].disk.clone();
-            let before = disk.files().remove(&path);
-            let logged = disk.durably_logged();
-            if !disk.user_write(&path, &text, self.rng.chance(80)) {
-                return;
-            }
-            self.written.insert(text);
-            self.superseded.extend(before);
-            self.undermined.extend(logged);
-            self.scan(writer);
-            for round in 0..120 {
-                self.connect();
-                self.move_message();
-                if round % 4 == 0 {
-                    let replica = self.any();
-                    self.drive(replica);
-                }
-            }
-        }
-        self.deltas += self.replicas.iter().map(|replica| replica.disk.logged_blocks() as u64).sum::<u64>();
-    }
-
-    pub(crate) fn scan(&mut self, replica: usize) {
-        if self.run(replica, |engine| engine.scan().map(drop)).is_some() {
-            self.note_observed(replica);
-        }
-    }
-
-    fn note_observed(&mut self, replica: usize) {
-        let texts: Vec<_> = self.replicas[replica].disk.files().into_values().collect();
-        let engine = self.replicas[replica].engine.as_ref().unwrap();
-        for text in texts {
-            if self.written.contains(&text)
-                && self.observed.insert(text.clone())
-                && engine.meta().fences.epoch() < self.epoch
-            {
-                self.stale.insert(text);
-            }
-        }
-    }
-
-    pub(crate) fn drive(&mut self, replica: usize) {
-        let rounds = 1 + self.rng.below(4);
-        for _ in 0..rounds {
-            self.run(replica, |engine| engine.work().map(drop));
-        }
-        self.run(replica, |engine| engine.settle());
-    }
-
-    pub(crate) fn connect(&mut self) {
-        let (a, b) = (self.any(), self.any());
-        // A second stream between the same two is fine, too.
-        if a != b && self.links.len() < 6 {
-            self.next_session += 1;
-            let session = SessionId(self.next_session);
-            let opened = [a, b].map(|end| {
-                let now_ms = self.now_ms;
-                self.run(end, |engine| engine.handle(now_ms, Input::Opened { session, expect: None }))
-                    .is_some()
-            });
-            if opened == [true, true] {
-                self.links.push(Link { ends: [(a, session), (b, session)], queues: Default::default() });
-            }
-        }
-    }
-
-    pub(crate) fn cut_a_link(&mut self) {
-        if !self.links.is_empty() {
-            let link = self.links.remove(self.rng.below(self.links.len() as u64) as usize);
-            for (replica, session) in link.ends {
-                let now_ms = self.now_ms;
-                self.run(replica, |engine| engine.handle(now_ms, Input::Closed { session }));
-            }
-        }
-    }
-
-    /// Takes a message from a replica into a stream, or from a stream into a replica.
-    pub(crate) fn move_message(&mut self) {
-        if self.links.is_empty() {
-            return;
-        }
-        let number = self.rng.below(self.links.len() as u64) as usize;
-        let side = self.rng.below(2) as usize;
-        let (replica, session) = self.links[number].ends[side];
-        if self.rng.chance(50) && self.links[number].queues[1 - side].len() < 8 {
-            let polled = self.run(replica, |engine| engine.poll(session));
-            if let Some(Some(message)) = polled {
-                let bytes = encode(&message);
-                self.trace.update(&bytes);
-                self.links[number].queues[1 - side].push_back(bytes);
-            } else if polled.is_some() {
-                let engine = self.replicas[replica].engine.as_ref().unwrap();
-                if let Some(violation) = engine.ended(session) {
-                    panic!("replica {replica} objects to an honest peer: {violation}");
-                }
-            }
-        } else if let Some(bytes) = self.links[number].queues[side].pop_front() {
-            let message: Message = decode(&bytes).expect("what one replica encodes another decodes");
-            self.moves += u64::from(matches!(message, Message::Moved { .. }));
-            let now_ms = self.now_ms;
-            self.run(replica, |engine| engine.handle(now_ms, Input::Received { session, message }));
-        }
-    }
-
-    fn take_lease(&mut self, replica: usize) {
-        let next = self.epoch + 1;
-        let held = self.run(replica, |engine| match engine.hold(next) {
-            Ok(()) => Ok(true),
-            Err(syncfs::FenceError::Store(error)) => Err(error),
-            Err(_) => Ok(false),
-        });
-        if held != Some(true) {
-            // A lease whose holder's power fails may have begun.
-            let seen =
-                self.replicas[replica].engine.as_ref().map_or(0, |engine| engine.meta().fences.epoch());
-            if seen < next {
-                return;
-            }
-        }
-        self.epoch = next;
-        self.note_observed(replica);
-        // Whatever the new holder does not have is a stale tail from now on; what it has is not, whatever was before.
-        let engine = self.replicas[replica].engine.as_ref().unwrap();
-        let mut known = BTreeSet::new();
-        let mut after = None;
-        loop {
-            let page = engine.index().page(after.as_ref(), 100).unwrap();
-            let Some(last) = page.last() else { break };
-            after = Some(last.record.path.clone());
-            known.extend(
-                page.iter().filter_map(|entry| entry.record.kind.content().map(|content| content.root())),
-            );
-        }
-        let root = |text: &Vec<u8>| syncfs::chunk::content_of(text).root();
-        let tail = self
-            .observed
-            .iter()
-            .filter(|text| !known.contains(&root(text)) && !self.superseded.contains(*text));
-        let tail: Vec<_> = tail.cloned().collect();
-        self.stale.retain(|text| !known.contains(&root(text)));
-        self.stale.extend(tail);
-    }
-
-    fn flush(&mut self, replica: usize) {
-        self.scan(replica);
-        let Some(engine) = self.replicas[replica].engine.as_ref() else { return };
-        let Some(token) = engine.token() else { return };
-        let texts = self.replicas[replica].disk.files().into_values().collect();
-        self.barriers.push((replica, token, texts));
-        if self.barriers.len() > 4 {
-            self.barriers.remove(0);
-        }
-    }
-
-    /// A barrier that holds means: the peer would still have it all after a power cut right now.
-    fn check_barriers(&mut self) {
-        for (writer, token, texts) in std::mem::take(&mut self.barriers) {
-            for peer in (0..self.replicas.len()).filter(|peer| *peer != writer) {
-                let device = self.replicas[peer].device;
-                let Some(engine) = self.replicas[writer].engine.as_ref() else { continue };
-                if engine.lagging(&token, &[device]).is_ok_and(|lags| lags.is_empty()) {
-                    self.barriers_held += 1;
-                    let durable = self.replicas[peer].disk.durable();
-                    let everywhere: BTreeSet<_> =
-                        self.replicas.iter().flat_map(|replica| replica.disk.durable()).collect();
-                    for text in texts.iter().filter(|text| self.written.contains(*text)) {
-                        // A version that lost a conflict elsewhere reaches the peer as a copy, later.
-                        let lost = self.is_conflict_copy(text) || self.moved.contains(text);
-                        let lost = lost || self.undermined.contains(text);
-                        let gone = self.superseded.contains(text) || self.stale.contains(text) || lost;
-                        assert!(
-                            durable.contains(text) || gone || self.is_aside(text),
-                            "replica {peer} acknowledged {:?} but does not have it durably (elsewhere: {})",
-                            String::from_utf8_lossy(&text[..text.len().min(12)]),
-                            everywhere.contains(text)
-                        );
-                    }
-                }
-            }
-            self.barriers.push((writer, token, texts));
-        }
-        self.barriers.truncate(4);
-    }
-
-    fn is_conflict_copy(&self, text: &Vec<u8>) -> bool {
-        let is_copy = |name: &RelPath| name.as_bytes().windows(10).any(|part| part == b".conflict-");
-        let mut files = self.replicas.iter().flat_map(|replica| replica.disk.files());
-        files.any(|(name, kept)| kept == *text && is_copy(&name))
-    }
-
-    fn is_aside(&self, text: &Vec<u8>) -> bool {
-        self.replicas.iter().any(|replica| replica.disk.kept().contains(text))
-    }
-
     /// No more faults: everybody connects to everybody and does all there is to do.
     pub(crate) fn calm(&mut self) {
-        self.replicas.iter().for_each(|replica| replica.disk.heal());
-        while !self.links.is_empty() {
-            self.cut_a_link();
+        for link in 0..self.links.len() {
+            (0..2).for_each(|side| self.close(link, side));
         }
-        for a in 0..self.replicas.len() {
-            self.scan(a);
-            for b in 0..a {
-                self.next_session += 1;
-                let session = SessionId(self.next_session);
-                for end in [a, b] {
-                    let now_ms = self.now_ms;
-                    self.run(end, |engine| engine.handle(now_ms, Input::Opened { session, expect: None }));
-                }
-                self.links.push(Link { ends: [(a, session), (b, session)], queues: Default::default() });
+        self.links.clear();
+        for replica in 0..self.replicas.len() {
+            let slot = &mut self.replicas[replica];
+            slot.disk.heal();
+            self.ledger.excused.extend(std::mem::take(&mut slot.edits).into_keys());
+            let before = tree(&slot.disk);
+            let disk = slot.disk.clone();
+            let special = disk.tree().into_iter().filter(|(_, node)| node.kind == FileKind::Special);
+            special.for_each(|(path, _)| assert!(disk.user_remove(&path)));
+            self.note_act(replica, &before);
+            if self.replicas[replica].engine.is_none() {
+                self.start(replica);
+            }
+            self.scan(replica);
+            if self.replicas[replica].engine.as_ref().is_some_and(|engine| engine.held_deletions() > 0) {
+                // Somebody says that it was meant.
+                self.run(replica, |engine| engine.confirm_deletions().map(drop));
             }
         }
+        for a in 0..self.replicas.len() {
+            (0..a).for_each(|b| self.open(a, b));
+        }
+        self.run_dry();
+        (0..self.replicas.len()).for_each(|replica| self.scan(replica));
         self.run_dry();
         // Every version is durable everywhere; now it is to be seen, too.
         for replica in 0..self.replicas.len() {
@@ -554,78 +569,70 @@ impl World {
         self.run_dry();
     }
 
-    /// Until nobody has anything to say.
+    /// Until nobody has anything to say, or to try again.
     pub(crate) fn run_dry(&mut self) {
+        let mut quiet = 0;
         for round in 0.. {
-            assert!(round < 2000, "the replicas do not come to rest");
-            let mut moved = false;
-            for number in 0..self.links.len() {
-                for side in 0..2 {
-                    let (replica, session) = self.links[number].ends[side];
-                    while let Some(Some(message)) = self.run(replica, |engine| engine.poll(session)) {
-                        let bytes = encode(&message);
-                        self.trace.update(&bytes);
-                        self.links[number].queues[1 - side].push_back(bytes);
-                        moved = true;
-                    }
-                    let engine = self.replicas[replica].engine.as_ref().unwrap();
-                    assert_eq!(engine.ended(session), None, "an honest peer is objected to");
-                    while let Some(bytes) = self.links[number].queues[side].pop_front() {
-                        let message: Message = decode(&bytes).unwrap();
-                        self.moves += u64::from(matches!(message, Message::Moved { .. }));
-                        let now_ms = self.now_ms;
-                        self.run(replica, |engine| {
-                            engine.handle(now_ms, Input::Received { session, message })
-                        });
-                        moved = true;
-                    }
-                }
-            }
-            for replica in 0..self.replicas.len() {
-                let unsettled = self.replicas[replica].engine.as_mut().unwrap().unsettled();
-                let now_ms = self.now_ms;
-                moved |= !unsettled.is_empty();
-                self.run(replica, |engine| engine.handle(now_ms, Input::Touched(unsettled)));
-                self.run(replica, |engine| engine.work().map(drop));
-                self.run(replica, |engine| engine.settle());
-                moved |= self.replicas[replica].engine.as_ref().unwrap().is_busy();
-            }
-
-            if !moved {
+            // 14. Bounded.
+            assert!(round < 3000, "14: the replicas do not come to rest");
+            let idle = self.replicas.iter().all(|replica| replica.engine().is_idle());
+            quiet = if self.pump() { 0 } else { quiet + 1 };
+            if quiet > 0 && idle || quiet > 5 {
                 return;
+            }
+            if quiet > 0 {
+                self.now_ms += TRY_AGAIN_MS;
             }
         }
     }
 
-    /// Files of every replica by path.
-    pub(crate) fn trees(&self) -> Vec<BTreeMap<RelPath, Vec<u8>>> {
-        self.replicas.iter().map(|replica| replica.disk.files()).collect()
-    }
-
-    pub(crate) fn asides(&self) -> BTreeSet<Vec<u8>> {
-        self.replicas.iter().flat_map(|replica| replica.disk.kept()).collect()
+    /// Everything that can be said and done once. Whether there was anything.
+    fn pump(&mut self) -> bool {
+        let mut any = false;
+        for link in 0..self.links.len() {
+            for side in 0..2 {
+                while self.send(link, side) {
+                    any = true;
+                }
+                while self.deliver(link, side) {
+                    any = true;
+                }
+            }
+        }
+        for replica in 0..self.replicas.len() {
+            let Some(engine) = self.replicas[replica].engine.as_mut() else { continue };
+            let unsettled = engine.unsettled();
+            any |= !unsettled.is_empty();
+            let now_ms = self.now_ms;
+            self.run(replica, |engine| engine.handle(now_ms, Input::Touched(unsettled)));
+            self.run(replica, |engine| engine.handle(now_ms, Input::Tick));
+            self.run(replica, |engine| engine.work().map(drop));
+            self.run(replica, |engine| engine.settle());
+            any |= self.replicas[replica].engine().is_busy();
+        }
+        any
     }
 }
 
-/// A database that holds a text here and there; the rest is always the same.
-fn database(text: &[u8], rng: &mut Rng) -> Vec<u8> {
-    let length = if rng.chance(80) { 40_000 } else { 30_000 + rng.below(20_000) as usize };
-    let mut bytes = vec![7; length];
-    let text = &text[..text.len().min(100)];
-    let middle = rng.below(25_000) as usize;
-    for at in [16, 100 + middle, length - text.len()] {
-        bytes[at..at + text.len()].copy_from_slice(text);
+/// With `TRACE` set: what a replica did.
+fn tell(now_ms: u64, replica: usize, changes: &[Change], engine: &SimEngine, ledger: &Ledger) {
+    if std::env::var_os("TRACE").is_none() {
+        return;
     }
-    bytes[..16].copy_from_slice(SQLITE_MAGIC);
-    bytes
-}
-
-fn open(disk: MemoryDisk, index: SimIndex) -> SimEngine {
-    let mut engine = Engine::new(disk, index).unwrap();
-    engine.keep_deltas_from(20_000);
-    engine
-}
-
-fn present(disk: &MemoryDisk) -> BTreeSet<Vec<u8>> {
-    disk.files().into_values().chain(disk.kept()).collect()
+    let short = |text: &Text| String::from_utf8_lossy(&text[..text.len().min(12)]).into_owned();
+    let seen = |seen: &Option<(FileKind, Text)>| seen.as_ref().map(|(kind, text)| (*kind, short(text)));
+    for Change { place, before, after } in changes {
+        let name = String::from_utf8_lossy(&place.1);
+        eprintln!("{now_ms:>8} {replica} changes {name}: {:?} -> {:?}", seen(before), seen(after));
+    }
+    for (entry, _) in &engine.index().committed.borrow().0 {
+        let record = &entry.record;
+        let text = name_of(&record.kind).and_then(|name| ledger.written.get(&name)).map(short);
+        let (stale, is_seen) = (entry.stale, entry.seen.is_some());
+        let Record { path, version, .. } = record;
+        let live = record.kind.is_live();
+        eprintln!(
+            "{now_ms:>8} {replica} commits {path} {version:?} {text:?}, live {live}, stale {stale}, seen {is_seen}"
+        );
+    }
 }

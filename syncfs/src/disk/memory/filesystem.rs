@@ -12,7 +12,7 @@ use super::{Abilities, Space};
 pub(super) type Ino = u64;
 
 /// A change of names: in this directory, this name, is now this. Several of them together are one atomic step.
-type Change = Vec<(Ino, Vec<u8>, Option<Ino>)>;
+type Names = Vec<(Ino, Vec<u8>, Option<Ino>)>;
 
 /// Every change of anything gets a time of its own, a millisecond and a bit after the one before.
 const TICK_NS: i64 = 1_000_003;
@@ -43,22 +43,32 @@ pub(super) struct Inode {
     lost: bool,
 }
 
+impl Inode {
+    /// What a power cut leaves of it if only its name is durable.
+    pub(super) fn never_synced(&self) -> Body {
+        let data = if self.kind == FileKind::File { Vec::new() } else { self.body.data.clone() };
+        Body { data, ..self.body.clone() }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct FileSystem {
     pub(super) inodes: BTreeMap<Ino, Inode>,
     /// Changes of names since they were made durable, oldest first.
-    log: Vec<Change>,
+    log: Vec<Names>,
     /// Inodes whose bytes or attributes may not be durable.
     dirty: BTreeSet<Ino>,
     next_ino: Ino,
     clock_ns: i64,
     pub(super) able: Abilities,
+    /// What readers see, if that is recorded.
+    pub(super) changes: Option<Vec<super::Change>>,
 }
 
 impl FileSystem {
     pub(super) fn new(able: Abilities) -> Self {
         let (inodes, log, dirty) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
-        let mut all = Self { inodes, log, dirty, next_ino: 0, clock_ns: 0, able };
+        let mut all = Self { inodes, log, dirty, next_ino: 0, clock_ns: 0, able, changes: None };
         for space in Space::ALL {
             assert_eq!(all.new_inode(FileKind::Dir, Vec::new(), Attributes::of_mode(0o755)), space.root());
         }
@@ -156,13 +166,45 @@ impl FileSystem {
     }
 
     /// Changes names, in one step.
-    pub(super) fn change(&mut self, change: Change) {
+    pub(super) fn change(&mut self, change: Names) {
         for (dir, name, ino) in &change {
+            let before = self.inode(*dir).entries.get(name).copied();
+            if let Some(mut changes) = self.changes.take() {
+                if !Space::is_flat(*dir) {
+                    let seen = |ino: Ino| (self.inode(ino).kind, self.inode(ino).body.data.clone());
+                    let place = (*dir, name.clone());
+                    changes.push(super::Change { place, before: before.map(seen), after: ino.map(seen) });
+                }
+                self.changes = Some(changes);
+            }
             let gone = set(&mut self.inode_mut(*dir).entries, name, *ino);
             gone.into_iter().for_each(|ino| self.inode_mut(ino).nlink -= 1);
             ino.iter().for_each(|ino| self.inode_mut(*ino).nlink += 1);
         }
         self.log.push(change);
+    }
+
+    /// See [`super::MemoryDisk::user_write`].
+    pub(super) fn write(&mut self, path: &RelPath, data: &[u8], in_place: bool) -> bool {
+        let Ok((dir, name)) = self.place(path) else { return false };
+        let stands = self.inode(dir).entries.get(&name).copied();
+        if stands.is_some_and(|ino| self.is_dir(ino)) {
+            return false;
+        }
+        match stands.filter(|ino| in_place && self.inode(*ino).kind == FileKind::File) {
+            Some(ino) => {
+                let now = self.tick();
+                let inode = self.dirty(ino);
+                inode.published = false;
+                (inode.body.mtime_ns, inode.body.ctime_ns) = (now, now);
+                inode.body.data = data.to_vec();
+            }
+            None => {
+                let ino = self.new_inode(FileKind::File, data.to_vec(), Attributes::of_mode(0o644));
+                self.change(vec![(dir, name, Some(ino))]);
+            }
+        }
+        true
     }
 
     /// Gives attributes, as far as this file system and this process can.
@@ -188,6 +230,11 @@ impl FileSystem {
             visit(path.clone(), *ino);
             self.visit(*ino, &path, visit);
         }
+    }
+
+    pub(super) fn find_durable(&self, path: &RelPath) -> Option<Ino> {
+        let mut names = path.as_bytes().split(|byte| *byte == b'/');
+        names.try_fold(Space::Tree.root(), |dir, name| self.inode(dir).durable_entries.get(name).copied())
     }
 
     /// What is in a directory and below, as far as its names are durable.
@@ -248,7 +295,7 @@ impl FileSystem {
         }
     }
 
-    fn persist(&mut self, change: &Change) {
+    fn persist(&mut self, change: &Names) {
         for (dir, name, ino) in change {
             set(&mut self.inode_mut(*dir).durable_entries, name, *ino);
         }
@@ -276,11 +323,7 @@ impl FileSystem {
             if inode.durable.as_ref() == Some(&inode.body) {
                 continue;
             }
-            let before = inode.durable.take().unwrap_or_else(|| {
-                // Its names may be durable before anything else of it.
-                let data = if inode.kind == FileKind::File { Vec::new() } else { inode.body.data.clone() };
-                Body { data, ..inode.body.clone() }
-            });
+            let before = inode.durable.take().unwrap_or_else(|| inode.never_synced());
             let after = inode.body.clone();
             match choose(4) {
                 0 => {}
@@ -313,7 +356,7 @@ impl FileSystem {
 
 /// The directories of a change and what it names in them: whatever comes after it on one of these comes after it on the
 /// platter, too.
-fn touched(change: &Change) -> impl Iterator<Item = Ino> + '_ {
+fn touched(change: &Names) -> impl Iterator<Item = Ino> + '_ {
     change.iter().flat_map(|(dir, _, ino)| [Some(*dir), *ino]).flatten()
 }
 

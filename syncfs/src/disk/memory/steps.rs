@@ -10,6 +10,9 @@ use crate::record::{Attributes, CAPABILITY, Chunk, Owner, Xattrs};
 use super::filesystem::Ino;
 use super::{Fault, MemoryDisk, Space, State};
 
+const SYNC: &str = "sync";
+const NO_SPACE: &str = "no space left on device";
+
 impl State {
     pub(super) fn alive(&self) -> Result<(), DiskError> {
         match self.dead {
@@ -23,27 +26,35 @@ impl State {
     pub(super) fn step(&mut self, what: &'static str) -> Result<(), DiskError> {
         self.alive()?;
         self.steps += 1;
-        let refused = |reason: &str| Err(DiskError::Io { what, reason: reason.to_owned() });
         match self.faults.remove(&self.steps) {
             None => Ok(()),
             Some(Fault::Power) => {
                 self.dead = Some("power cut");
                 self.alive()
             }
-            Some(Fault::Io) => refused("input/output error"),
-            Some(Fault::Full) => refused("no space left on device"),
+            Some(Fault::Sync) if what == SYNC => {
+                self.dead = Some("a sync failed");
+                Ok(())
+            }
+            Some(fault @ Fault::Sync) => self.postpone(fault),
+            Some(fault @ (Fault::Io | Fault::Full)) if what == SYNC => self.postpone(fault),
+            Some(Fault::Io) => Err(DiskError::Io { what, reason: "input/output error".to_owned() }),
+            Some(Fault::Full) => Err(DiskError::Full { what, reason: NO_SPACE.to_owned() }),
+            Some(Fault::Edit { path, data, in_place }) => {
+                self.files.write(&path, &data, in_place);
+                Ok(())
+            }
         }
     }
 
-    /// A sync, which no engine survives if it fails.
+    fn postpone(&mut self, fault: Fault) -> Result<(), DiskError> {
+        self.faults.entry(self.steps + 1).or_insert(fault);
+        Ok(())
+    }
+
+    /// A sync, which no engine survives if it fails. Whether it did not.
     pub(super) fn sync(&mut self) -> Result<bool, DiskError> {
-        match self.step("sync") {
-            Err(DiskError::Io { .. }) => {
-                self.dead = Some("a sync failed");
-                Ok(false)
-            }
-            other => other.map(|()| true),
-        }
+        self.step(SYNC).map(|()| self.dead.is_none())
     }
 
     fn readable(&self, path: &RelPath) -> Result<(), DiskError> {
