@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`mesh`] | frames, control messages, tickets, routes; lists of operations against two engines |
 //! | [`sync`] | messages, paths, decisions; lists of operations against sessions |
+//! | [`sync_wal`], [`sync_index`] | what SQLite, or a crash, left in a log; an index that was damaged |
 //! | [`edge`] | labels, rules, hosts, label files |
 //! | [`edge_http`] | the bytes that a client sends, the head of a request |
 //! | [`swarm`] | stored leases; lists of operations against the mount engine |
@@ -24,6 +25,8 @@ mod mount_world;
 pub mod swarm;
 pub mod sync;
 pub mod sync_entry;
+pub mod sync_index;
+pub mod sync_wal;
 mod sync_world;
 
 /// One fuzz target: what `fuzz/fuzz_targets/NAME.rs` runs and `fuzz/corpus/NAME/` holds.
@@ -41,7 +44,7 @@ pub struct Target {
 pub type Seed = (&'static str, Vec<u8>);
 
 /// Every target.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 22] = [
     Target { name: "edge_framing", body: edge_http::framing, seeds: edge_http::framing_seeds },
     Target { name: "edge_headers", body: edge_http::headers, seeds: edge_http::headers_seeds },
     Target { name: "edge_host", body: edge::host, seeds: edge::host_seeds },
@@ -57,9 +60,11 @@ pub const TARGETS: [Target; 20] = [
     Target { name: "swarm_mount", body: swarm::mount, seeds: swarm::mount_seeds },
     Target { name: "sync_greeting", body: sync_entry::greeting, seeds: sync_entry::greeting_seeds },
     Target { name: "sync_import", body: sync_entry::import, seeds: sync_entry::import_seeds },
+    Target { name: "sync_index", body: sync_index::index, seeds: sync_index::index_seeds },
     Target { name: "sync_message", body: sync::message, seeds: sync::message_seeds },
     Target { name: "sync_ignore", body: sync::ignore, seeds: sync::ignore_seeds },
     Target { name: "sync_path", body: sync::path, seeds: sync::path_seeds },
     Target { name: "sync_reconcile", body: sync::reconcile_records, seeds: sync::reconcile_seeds },
     Target { name: "sync_session", body: sync::session, seeds: sync::session_seeds },
+    Target { name: "sync_wal", body: sync_wal::log, seeds: sync_wal::log_seeds },
 ];
