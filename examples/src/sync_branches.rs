@@ -1,8 +1,10 @@
 //! Branches and conflicts of a replica: what `syncd branch` and `syncd conflicts --resolve` ask of a daemon, and how both
 //! are told to a person and to a script.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,7 +65,7 @@ pub enum KeepWhich {
 pub struct BranchReport {
     /// `<device>-<epoch>-<number>`.
     pub name: String,
-    /// `stale-epoch`, `follower-edit`, `damaged` or `found`.
+    /// `stale-epoch`, `follower-edit`, `rejoined`, `damaged` or `found`.
     pub cause: String,
     /// The epoch under which it was written.
     pub epoch: u64,
@@ -73,6 +75,8 @@ pub struct BranchReport {
     pub began: i64,
     /// How many paths it has.
     pub paths: u64,
+    /// The size of their files, in bytes.
+    pub bytes: u64,
 }
 
 /// A branch's version of a path, compared with the folder's.
@@ -86,8 +90,8 @@ pub struct DifferenceReport {
     pub size: Option<u64>,
     /// Size of the folder's version in bytes; none where it has nothing.
     pub current: Option<u64>,
-    /// Where the branch's version is, relative to the state directory; none for a deletion.
-    pub kept_as: Option<String>,
+    /// Where the branch's version is; none for a deletion.
+    pub kept_as: Option<PathBuf>,
 }
 
 /// Answers for an open folder.
@@ -101,6 +105,7 @@ pub async fn answer(folder: &Folder, request: BranchRequest) -> Result<Value, Fa
                     Cause::StaleEpoch => "stale-epoch",
                     Cause::FollowerEdit => "follower-edit",
                     Cause::Damaged => "damaged",
+                    Cause::Rejoined => "rejoined",
                     _ => "found",
                 }
                 .to_owned(),
@@ -108,11 +113,12 @@ pub async fn answer(folder: &Folder, request: BranchRequest) -> Result<Value, Fa
                 over: branch.over,
                 began: branch.began_ns / 1_000_000_000,
                 paths: branch.paths,
+                bytes: branch.bytes,
             });
             serde_json::to_value(report.collect::<Vec<_>>())?
         }
         BranchRequest::Diff { branch } => {
-            let differences = folder.diff(&branch).await?;
+            let (differences, state) = (folder.diff(&branch).await?, folder.state_dir());
             let report = differences.iter().map(|one| DifferenceReport {
                 path: one.path.to_string(),
                 change: match one.change {
@@ -124,7 +130,7 @@ pub async fn answer(folder: &Folder, request: BranchRequest) -> Result<Value, Fa
                 .to_owned(),
                 size: one.size,
                 current: one.current,
-                kept_as: one.kept_as.as_ref().map(ToString::to_string),
+                kept_as: one.kept_as.as_ref().map(|kept| state.join(OsStr::from_bytes(kept.as_bytes()))),
             });
             serde_json::to_value(report.collect::<Vec<_>>())?
         }

@@ -69,6 +69,8 @@ pub enum Request {
         /// What may be put back.
         repair: Repair,
     },
+    /// Of a replica that rejoins: nobody remembers more; answered by whether it was rejoining.
+    RejoinAlone,
     /// Of a replica that only sends: which paths differ at a peer? Answered by a list of paths.
     Differing,
     /// Of a replica that only sends: replace those versions; answered by their number.
@@ -139,6 +141,7 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
         Request::ConfirmDeletions => {
             serde_json::to_value(FoundReport::from(folder.confirm_deletions().await?))?
         }
+        Request::RejoinAlone => Value::from(folder.rejoin_alone().await?),
         Request::Check { repair } => {
             serde_json::to_value(CheckedReport::from(folder.check(repair.into()).await?))?
         }

@@ -129,6 +129,7 @@ fn described(event: &Event) -> Value {
         Event::SetAside { path, branch } => {
             json!({ "event": "set-aside", "path": path.to_string(), "branch": branch })
         }
+        Event::BranchExpired(branch) => json!({ "event": "branch-expired", "branch": branch }),
         Event::Repaired(path) => json!({ "event": "repaired", "path": path.to_string() }),
         Event::Refused(path) => json!({ "event": "refused", "path": path.to_string() }),
         Event::Fenced { epoch, holder } => {

@@ -94,6 +94,10 @@ struct FolderTable {
     history_age: Option<Duration>,
     #[serde(deserialize_with = "from_size")]
     history_size: Option<u64>,
+    #[serde(deserialize_with = "settings::from_duration")]
+    branch_age: Option<Duration>,
+    #[serde(deserialize_with = "from_size")]
+    branch_size: Option<u64>,
     mass_deletion: Option<u64>,
     #[serde(deserialize_with = "from_share")]
     min_free: Option<MinFree>,
@@ -373,6 +377,8 @@ impl FolderTable {
             Policy::Staggered => History::Staggered { max_age: self.history_age.unwrap_or(STAGGERED_AGE) },
         };
         config.history_bytes_max = self.history_size.unwrap_or(config.history_bytes_max);
+        config.branch_age = self.branch_age.unwrap_or(config.branch_age);
+        config.branch_bytes_max = self.branch_size.unwrap_or(config.branch_bytes_max);
         config.mass_deletion = match self.mass_deletion {
             None => config.mass_deletion,
             Some(0) => None,

@@ -3,7 +3,14 @@
 //! Two kinds of writes lose their right to be in a leased folder: those of a holder that was cut off and wrote on under an
 //! older epoch (see [`crate::fence`]), and edits on a replica that follows. Each replica keeps what it has of them, in
 //! `aside/` of its state directory, as branches: named, listed, compared with the folder, brought back by the holder as
-//! ordinary writes, or dropped. A branch goes only when somebody drops it.
+//! ordinary writes, or dropped.
+//!
+//! A branch goes when somebody drops it, or when it is older than a replica keeps branches: a year, unless it is told otherwise.
+//! Its age must show at two looks, an hour apart, so that a clock that is wrong for a moment ends nothing. Too many bytes
+//! alone end only a branch of which the folder has everything, the oldest first; what exists nowhere else waits for its age, and the
+//! status says that branches take more than they should.
+//!
+//! A deletion on a replica that follows is undone like an edit; the branch holds nothing but its word then.
 //!
 //! A path stands in a branch once. An edit of a path that its branch has already begins the next one.
 
@@ -25,6 +32,8 @@ pub enum Cause {
     FollowerEdit,
     /// They stood in `aside/`, and the index that knew why is lost.
     Found,
+    /// They stood in a replica that rejoined as unknown, and its peers had something else there, or nothing any more.
+    Rejoined,
     /// Nobody wrote them: a check found these bytes where others belong (see [`crate::check`]).
     Damaged,
 }
@@ -46,6 +55,8 @@ pub struct Branch {
     pub began_ns: i64,
     /// How many paths it has.
     pub paths: u64,
+    /// The size of their files, in bytes.
+    pub bytes: u64,
 }
 
 impl Branch {
@@ -77,6 +88,15 @@ pub enum What {
 }
 
 impl What {
+    /// The size of a file in bytes; else 0.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::File(_, size) => *size,
+            Self::Symlink(_) | Self::Deleted => 0,
+        }
+    }
+
     /// Of what stood there; directories are not kept.
     #[must_use]
     pub fn of(kind: &Kind) -> Option<Self> {
@@ -178,8 +198,16 @@ mod tests {
     #[test]
     fn a_name_tells_epoch_and_number() {
         let device = DeviceId::from_bytes([7; 32]);
-        let branch =
-            Branch { number: 12, device, epoch: 3, over: 4, cause: Cause::StaleEpoch, began_ns: 0, paths: 0 };
+        let branch = Branch {
+            number: 12,
+            device,
+            epoch: 3,
+            over: 4,
+            cause: Cause::StaleEpoch,
+            began_ns: 0,
+            paths: 0,
+            bytes: 0,
+        };
         assert_eq!(Branch::parse(&branch.name()), Some((3, 12)));
         for name in ["", "-1-2", "x-1", "x-a-1", "x-1-", "x-1-99999999999999999999"] {
             assert_eq!(Branch::parse(name), None, "{name}");

@@ -59,6 +59,11 @@ pub struct Config {
     pub history: History,
     /// How much the kept versions may take on the disk, in bytes; the oldest go first. 10 GiB by default.
     pub history_bytes_max: u64,
+    /// How long a [branch](crate::branch) is kept that nobody drops. 365 days by default.
+    pub branch_age: Duration,
+    /// How many bytes all branches may hold; beyond, the oldest go of which the folder has everything, and the status says so if
+    /// that is not enough. 10 GiB by default.
+    pub branch_bytes_max: u64,
     /// What of the disk stays free: below it nothing is fetched from peers. 1 % by default.
     pub min_free: MinFree,
 }
@@ -109,6 +114,8 @@ impl Config {
             sqlite_lock: SqliteLock::Never,
             history: History::Off,
             history_bytes_max: 10 << 30,
+            branch_age: Duration::from_secs(365 * 86_400),
+            branch_bytes_max: 10 << 30,
             min_free: MinFree::Percent(1.0),
         }
     }

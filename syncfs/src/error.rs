@@ -53,6 +53,9 @@ pub enum OpenError {
     /// The directory is not a replica yet.
     #[error("{}: not initialised as a replica (no marker in its state directory); run init on it, or check that the right disk is mounted", .0.display())]
     NotInitialised(PathBuf),
+    /// The filesystem takes `a` and `A` for one name.
+    #[error("{}: its filesystem does not tell capital letters from small ones in names (vfat, exFAT, ext4 with casefold): of two files of a folder that differ in that one would take the other's place; use another filesystem, or a directory without casefold", .0.display())]
+    FoldsCase(PathBuf),
     /// Another process, or another handle in this one, has it open.
     #[error("{}: this folder is already open, in this or another process; only one may have it open", .0.display())]
     Locked(PathBuf),
@@ -320,6 +323,12 @@ pub enum Violation {
         "the peer has this replica's own device id: it is the same folder, or its state directory was copied; run init on one of them"
     )]
     Myself,
+    /// The peer knows writes under this replica's key that this replica did not make, and no life before it did: another one
+    /// has the same key.
+    #[error(
+        "the peer has met another replica with this one's key: one is a copy of the other, give it a key of its own"
+    )]
+    Cloned,
     /// Bytes that are not what they claim to be.
     #[error("a chunk does not match its hash, or was not asked for")]
     BadChunk,

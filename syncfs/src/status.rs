@@ -177,6 +177,8 @@ pub enum Event {
     },
     /// The version of a damaged file is back (see [`crate::check`]).
     Repaired(RelPath),
+    /// A [branch](crate::branch) of this name was too old, or too large and of nothing that the folder does not have; it is gone.
+    BranchExpired(String),
     /// A peer offered a version of a stale epoch; it was refused.
     Refused(RelPath),
     /// A higher epoch was seen.

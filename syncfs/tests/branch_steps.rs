@@ -2,14 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Fault, MemoryDisk};
-use syncfs::engine::Engine;
+use syncfs::engine::{EXPIRE_EVERY_MS, Engine, Input};
 use syncfs::fence::Fences;
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::record::VersionVector;
-use syncfs::{Change, RelPath, RestoreError, Role};
+use syncfs::{Change, Event, RelPath, RestoreError, Role};
 
 type Memory = Engine<MemoryDisk, MemoryIndex>;
 
@@ -146,4 +147,56 @@ fn a_branch_is_dropped_whole_or_stays_whole() {
         assert!(left.is_empty() || left == ["one", "two"], "{left:?}");
         assert_eq!(disk.kept().len(), left.len());
     });
+}
+
+/// Looks at the branches, an hour after the last look.
+fn look(engine: &mut Memory, hours: &mut u64) {
+    *hours += 1;
+    engine.handle(*hours * EXPIRE_EVERY_MS, Input::Tick).unwrap();
+}
+
+#[test]
+fn a_branch_goes_when_it_is_too_old_at_two_looks_and_a_clock_that_is_wrong_once_ends_nothing() {
+    let (mut engine, disk) = edited_follower();
+    engine.scan().unwrap();
+    engine.keep_branches(Duration::from_secs(10 * 86_400), 1 << 30);
+    let day_ns = 86_400_000_000_000;
+    let mut hours = 0;
+    look(&mut engine, &mut hours);
+    // The clock is wrong for a while.
+    disk.jump(1000 * day_ns);
+    look(&mut engine, &mut hours);
+    disk.jump(-1000 * day_ns);
+    look(&mut engine, &mut hours);
+    assert_eq!(listed(&engine), ["one", "two"]);
+    // What is set aside a week later is another branch.
+    disk.jump(7 * day_ns);
+    disk.user_write(&rel("three"), b"third edit", false);
+    engine.scan().unwrap();
+    assert_eq!(engine.branches().unwrap().len(), 2);
+    disk.jump(5 * day_ns);
+    look(&mut engine, &mut hours);
+    assert_eq!(listed(&engine), ["one", "three", "two"]);
+    look(&mut engine, &mut hours);
+    assert_eq!(listed(&engine), ["three"]);
+    assert_eq!(disk.kept().len(), 1);
+    assert!(engine.events().iter().any(|event| matches!(event, Event::BranchExpired(_))));
+}
+
+#[test]
+fn too_many_bytes_end_only_a_branch_of_which_the_folder_has_everything() {
+    let (mut engine, disk) = holder_with_a_branch();
+    engine.keep_branches(Duration::from_secs(10 * 86_400), 5);
+    let is_told =
+        |engine: &Memory| engine.problems().iter().any(|problem| problem.what.contains("branches take"));
+    let mut hours = 0;
+    look(&mut engine, &mut hours);
+    assert_eq!(listed(&engine), ["one", "two"]);
+    assert!(is_told(&engine));
+    disk.user_write(&rel("one"), b"first edit", false);
+    disk.user_write(&rel("two"), b"second edit", false);
+    engine.scan().unwrap();
+    look(&mut engine, &mut hours);
+    assert_eq!(listed(&engine), Vec::<String>::new());
+    assert!(!is_told(&engine));
 }

@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use syncfs::{Branch, Cause, Change, Config, Folder, History, RelPath, Resolution, RestoreError, Role};
+use syncfs::{
+    Branch, Cause, Change, Config, Event, Folder, History, RelPath, Resolution, RestoreError, Role,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -410,4 +412,22 @@ async fn nothing_is_in_the_way_of_a_resolution_and_no_reader_finds_nothing() {
     done.store(true, Ordering::Relaxed);
     reader.join().unwrap();
     assert_eq!(a.read("x").as_deref(), Some("loser"));
+}
+
+#[tokio::test]
+async fn a_deletion_on_a_follower_is_undone_and_told() {
+    let (a, b) = (Replica::new(History::Off).await, Replica::new(History::Off).await);
+    let _link = connect(&a, &b);
+    a.write("note", "kept");
+    a.folder.hold(1).await.unwrap();
+    a.reaches(&b).await;
+    let mut events = b.folder.subscribe();
+    fs::remove_file(b.path("note")).unwrap();
+    b.folder.flush().await.unwrap();
+    eventually("it is back", || b.read("note").as_deref() == Some("kept")).await;
+    let [branch] = &b.branches().await[..] else { panic!("one branch") };
+    assert_eq!((branch.cause, branch.paths, branch.bytes), (Cause::FollowerEdit, 1, 0));
+    assert_eq!(b.changes(&branch.name()).await, [("note".to_owned(), Change::Deleted)]);
+    let told = Event::SetAside { path: rel("note"), branch: branch.name() };
+    while events.recv().await.unwrap() != told {}
 }

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use syncfs::{Config, FlushError, Folder, MinFree, Pause, StoreError, SyncError, Violation, WaitError};
+use syncfs::{
+    Config, FlushError, Folder, MinFree, Pause, Status, StoreError, SyncError, Violation, WaitError,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -225,6 +227,15 @@ fn run(program: &str, arguments: &[&str], path: &Path) {
     assert!(status.success(), "{program} {arguments:?} {}", path.display());
 }
 
+/// A small ext4, and the file that it is in.
+fn ext4(place: &TempDir) -> (PathBuf, Tmpfs) {
+    let (image, mount) = (place.path().join("image"), tempfile::tempdir().unwrap());
+    fs::File::create(&image).unwrap().set_len(24 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-F"], &image);
+    run("mount", &["-o", "loop", image.to_str().unwrap()], mount.path());
+    (image, Tmpfs(mount))
+}
+
 fn noise(length: usize) -> Vec<u8> {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -274,13 +285,8 @@ async fn a_full_disk_pauses_and_goes_on_when_there_is_room() {
 #[tokio::test]
 #[ignore = "needs root: it mounts a small ext4 on a loop device"]
 async fn a_disk_that_fails_pauses_and_goes_on_once_it_is_mended() {
-    let (large, place, mount) =
-        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let image = place.path().join("image");
-    fs::File::create(&image).unwrap().set_len(24 << 20).unwrap();
-    run("mkfs.ext4", &["-q", "-F"], &image);
-    run("mount", &["-o", "loop", image.to_str().unwrap()], mount.path());
-    let small = Tmpfs(mount);
+    let (large, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (image, small) = ext4(&place);
     let root = small.path().join("folder");
     fs::create_dir(&root).unwrap();
     let (a, b) = (replica(large.path()).await, replica(&root).await);
@@ -335,4 +341,45 @@ async fn a_disk_that_is_unmounted_and_comes_back_deletes_nothing() {
     reaches(&a, &b).await;
     run("umount", &["-l"], elsewhere.path());
     assert!(large.path().join("first").exists());
+}
+
+#[tokio::test]
+#[ignore = "needs root: it mounts a small ext4 on a loop device, and a tmpfs"]
+async fn an_attribute_that_the_filesystem_does_not_take_is_about_its_file_alone() {
+    let (large, place) = (Tmpfs::mount("size=8m"), tempfile::tempdir().unwrap());
+    let (_, small) = ext4(&place);
+    let root = small.path().join("folder");
+    fs::create_dir(&root).unwrap();
+    let (a, b) = (replica(large.path()).await, replica(&root).await);
+    let note = |value: &[u8]| {
+        rustix::fs::setxattr(large.path().join("f"), "user.note", value, rustix::fs::XattrFlags::empty())
+            .unwrap();
+    };
+    fs::write(large.path().join("f"), "a file").unwrap();
+    note(b"small");
+    connect(&a, &b);
+    reaches(&a, &b).await;
+    // Both ways in which attributes come: with a new content, and alone.
+    for with_content in [false, true] {
+        note(&[b'x'; 30_000]);
+        if with_content {
+            fs::write(large.path().join("f"), "a file that was written again").unwrap();
+        }
+        fs::write(large.path().join("other"), format!("{with_content}")).unwrap();
+        let token = a.flush().await.unwrap();
+        let lagging = a.wait(&token, &[b.device()], Duration::from_secs(2)).await;
+        assert!(matches!(lagging, Err(WaitError::Timeout(_))), "{lagging:?}");
+        let Status { problems, pause, .. } = b.status();
+        assert!(
+            problems.iter().any(|problem| problem.what.contains("user.note has 30000 bytes")),
+            "{problems:?}"
+        );
+        assert_eq!(pause, None);
+        assert_eq!(fs::read_to_string(root.join("other")).unwrap(), format!("{with_content}"));
+        assert_eq!(fs::read_to_string(root.join("f")).unwrap(), "a file");
+    }
+    note(b"fits");
+    reaches(&a, &b).await;
+    assert_eq!(fs::read_to_string(root.join("f")).unwrap(), "a file that was written again");
+    assert_eq!(a.digest().await.unwrap(), b.digest().await.unwrap());
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use pair::{LONG, Pair};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
+use syncfs::{Config, Folder, OpenError};
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
@@ -205,4 +206,21 @@ async fn an_entry_may_become_one_of_another_kind_in_any_order() {
             assert_eq!(kinds[0], kinds[1], "{number} to {other}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_filesystem_that_folds_case_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = Folder::create(Config::new(dir.path())).await.unwrap();
+    replica.close().await;
+    // As it is where one name is found by the other. (A link does what such a filesystem would.)
+    std::os::unix::fs::symlink(".syncfs", dir.path().join(".SYNCFS")).unwrap();
+    let refused = Folder::open(Config::new(dir.path())).await.unwrap_err();
+    assert!(
+        matches!(&refused, OpenError::FoldsCase(_)) && refused.to_string().contains("capital"),
+        "{refused}"
+    );
+    fs::remove_file(dir.path().join(".SYNCFS")).unwrap();
+    fs::write(dir.path().join(".SYNCFS"), "another file").unwrap();
+    Folder::open(Config::new(dir.path())).await.unwrap();
 }

@@ -278,3 +278,86 @@ async fn a_replica_that_is_made_again_under_its_old_key_is_let_in() {
     settle(&a, &b).await;
     pair.check_after_the_index_was_lost();
 }
+
+#[tokio::test]
+async fn where_nobody_remembers_nothing_ends_by_itself_and_a_word_is_a_first_meeting() {
+    let pair = Pair::new().await;
+    let [a_root, b_root] = &pair.roots;
+    for root in [a_root, b_root] {
+        fs::remove_file(root.join(".syncfs/index.db")).unwrap();
+    }
+    pair.write(0, "1", "changed at a");
+    pair.write(1, "2", "changed at b");
+    pair.write(0, "3", "changed at both, here at a");
+    pair.write(1, "3", "changed at both, here at b");
+    pair.remove(1, "4");
+    pair.write(1, "new", "new at b");
+    let (a, b) = pair.open().await;
+    connect(&a, &b);
+    for folder in [&a, &b] {
+        let deadline = Instant::now() + LONG;
+        while !folder.status().peers.iter().any(|peer| peer.connected) {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    for folder in [&a, &b] {
+        folder.scan().await.unwrap();
+        assert!(folder.status().problems.iter().any(|problem| problem.what.contains("rejoin-alone")));
+    }
+    assert!(!a_root.join("new").exists(), "a replica that remembers could know better");
+    assert!(a.rejoin_alone().await.unwrap());
+    settle(&a, &b).await;
+    assert!(!b.rejoin_alone().await.unwrap(), "the other one rejoined by that");
+    assert_eq!(files(a_root), files(b_root));
+    for text in
+        ["changed at a", "file 1", "changed at b", "file 2", "here at a", "here at b", "file 4", "new at b"]
+    {
+        assert!(files(a_root).iter().any(|(_, other)| other.ends_with(text)), "lost: {text}");
+    }
+    assert_eq!(files(a_root).len(), 20 + 3 + 1, "{:?}", files(a_root));
+}
+
+#[tokio::test]
+async fn of_two_copies_of_a_replica_one_is_named_and_the_other_goes_on() {
+    let mut pair = Pair::new().await;
+    let clone_root = pair.parent.path().join("clone");
+    copy(&pair.roots[0], &clone_root);
+    let (a, b) = pair.open().await;
+    pair.roots[0].clone_from(&clone_root);
+    let clone = Folder::open(pair.config(0)).await.unwrap();
+    let is_named = |folder: &Folder| folder.status().problems.iter().any(|found| found.what.contains("key"));
+    let roots = [clone_root.with_file_name("a"), clone_root, pair.roots[1].clone()];
+    let mut sessions = Vec::new();
+    let deadline = Instant::now() + LONG;
+    let mut written = 0;
+    while !is_named(&a) && !is_named(&clone) {
+        assert!(Instant::now() < deadline, "{:?}\n{:?}", a.status(), clone.status());
+        for (number, root) in roots[..2].iter().enumerate() {
+            fs::write(root.join(format!("{number}-{written}")), format!("text {written} of {number}"))
+                .unwrap();
+        }
+        written += 1;
+        for folder in [&a, &clone] {
+            if !folder.status().peers.iter().any(|peer| peer.connected) {
+                sessions.extend(connect(folder, &b));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!is_named(&a) || !is_named(&clone), "both are named");
+    let (survivor, root) = if is_named(&a) { (&clone, &roots[1]) } else { (&a, &roots[0]) };
+    connect(survivor, &b);
+    settle(survivor, &b).await;
+    fs::write(root.join("later"), "it goes on").unwrap();
+    settle(survivor, &b).await;
+    assert!(holds(&roots[2], "it goes on"));
+    // Whatever was written at either stands there still, or where the other two have it.
+    for (number, root) in roots[..2].iter().enumerate() {
+        for written in 0..written {
+            let text = format!("text {written} of {number}");
+            assert!(holds(root, &text) || holds(&roots[2], &text), "lost: {text}");
+        }
+    }
+    assert_eq!(fs::read_to_string(roots[2].join("7")).unwrap(), "file 7");
+}

@@ -71,6 +71,22 @@ pub(super) fn finish_copy(copy: &File, like: impl AsFd, stat: &Stat) -> Result<(
 /// has no extended attributes yet.
 pub(super) fn apply(fd: impl AsFd, attributes: &Attributes, fresh: bool) -> Result<(), DiskError> {
     let root = is_root();
+    let path = link_to(&fd);
+    // First what may not fit, the largest before the others: then nothing else was changed.
+    let mut given: Vec<_> =
+        attributes.xattrs.iter().filter(|(name, _)| name.as_slice() != CAPABILITY).collect();
+    given.sort_unstable_by_key(|(_, value)| std::cmp::Reverse(value.len()));
+    let names = if fresh && attributes.xattrs.is_empty() { None } else { xattr_names(&path)? };
+    given.retain(|_| names.is_some());
+    let mut later = Vec::new();
+    for (name, value) in given {
+        match setxattr(&path, &name[..], value, XattrFlags::empty()) {
+            Ok(()) => {}
+            // Not with the permissions that it has now.
+            Err(Errno::ACCESS) => later.push((name, value)),
+            Err(error) => return Err(not_taken(name, value, error)),
+        }
+    }
     let stands = convert(&fstat(&fd).map_err(|error| failed("stat", error))?);
     if let Some(owner) = attributes.owner.filter(|owner| root && *owner != stands.owner) {
         let (uid, gid) = ids(owner);
@@ -87,22 +103,34 @@ pub(super) fn apply(fd: impl AsFd, attributes: &Attributes, fresh: bool) -> Resu
         };
         set.map_err(|error| failed("set permissions", error))?;
     }
-    if fresh && attributes.xattrs.is_empty() {
-        return Ok(());
-    }
-    let path = link_to(&fd);
-    let Some(names) = xattr_names(&path)? else { return Ok(()) };
+    let Some(names) = names else { return Ok(()) };
     for name in names.iter().filter(|name| !attributes.xattrs.contains_key(*name)) {
         match removexattr(&path, &name[..]) {
             Ok(()) | Err(Errno::NODATA) => {}
             Err(error) => return Err(failed("remove an extended attribute", error)),
         }
     }
-    for (name, value) in attributes.xattrs.iter().filter(|(name, _)| root || name.as_slice() != CAPABILITY) {
+    let capability = attributes.xattrs.get_key_value(CAPABILITY).filter(|_| root);
+    for (name, value) in later.into_iter().chain(capability) {
         setxattr(&path, &name[..], value, XattrFlags::empty())
-            .map_err(|error| failed("set an extended attribute", error))?;
+            .map_err(|error| not_taken(name, value, error))?;
     }
     Ok(())
+}
+
+/// One that is larger than a filesystem takes is about its file alone, although ext4 says of it that no space is left.
+fn not_taken(name: &[u8], value: &[u8], error: Errno) -> DiskError {
+    match error {
+        Errno::NOSPC | Errno::TOOBIG | Errno::RANGE => DiskError::Io {
+            what: "set an extended attribute",
+            reason: format!(
+                "{} has {} bytes, and that is more than the filesystem takes ({error})",
+                String::from_utf8_lossy(name),
+                value.len()
+            ),
+        },
+        error => failed("set an extended attribute", error),
+    }
 }
 
 impl RealDisk {

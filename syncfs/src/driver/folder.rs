@@ -1,5 +1,6 @@
 //! [`Folder`]: the handle that programs hold.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use super::aftermath::Aftermath;
 use super::pause;
-use super::state::State;
+use super::state::{State, state_dir};
 use super::stream;
 use super::worker::{Command, Outgoing, Outlet, Worker};
 use crate::config::{Config, Direction};
@@ -47,6 +48,7 @@ pub struct Folder {
 
 struct Shared {
     device: DeviceId,
+    state_dir: PathBuf,
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
     events: broadcast::Sender<Event>,
@@ -83,6 +85,8 @@ impl Folder {
         let (progress_sender, progress) = watch::channel(0);
         let (stopped_sender, stopped) = watch::channel(());
         let (ready, opened) = oneshot::channel();
+        let state_dir = state_dir(&config, &config.root);
+        let state_dir = std::path::absolute(&state_dir).unwrap_or(state_dir);
         let outlet = Outlet { status: status_sender, events: events.clone(), progress: progress_sender };
         let run = move || {
             let outlet = Arc::new(outlet);
@@ -102,7 +106,7 @@ impl Folder {
         opened.await.map_err(|_| start(std::io::Error::other("it ended at once")))??;
         let device = status.borrow().device;
         let next_session = AtomicU64::new(1);
-        let shared = Shared { device, commands, status, events, progress, stopped, next_session };
+        let shared = Shared { device, state_dir, commands, status, events, progress, stopped, next_session };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -114,6 +118,12 @@ impl Folder {
         let copy = config.clone();
         blocking(move || State::init(&copy)).await?;
         Self::open(config).await
+    }
+
+    /// Where this replica keeps its state: what it sets aside is below `aside/` in it.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.shared.state_dir
     }
 
     /// This replica's name.
@@ -321,6 +331,16 @@ impl Folder {
     /// As [`Folder::scan`].
     pub async fn confirm_deletions(&self) -> Result<ScanReport, ScanError> {
         Ok(self.ask(Command::ConfirmDeletions).await.ok_or(ScanError::Closed)??)
+    }
+
+    /// On a replica that waits for a peer to tell it everything, because its index was lost or is older than what peers know: no
+    /// peer remembers more (all rejoin, or none is left), so that what stands here is this replica's own. Where one does all the
+    /// same, what it deleted may come back. Returns whether this replica was waiting.
+    ///
+    /// # Errors
+    /// As [`Folder::scan`].
+    pub async fn rejoin_alone(&self) -> Result<bool, ScanError> {
+        Ok(self.ask(Command::RejoinAlone).await.ok_or(ScanError::Closed)??)
     }
 
     /// On a replica that only sends: the paths of which a peer has a version that was not taken, at most 10,000.

@@ -61,6 +61,7 @@ impl State {
         for made in DIRS.map(|name| dir.join(name)).into_iter().chain([root.join(".syncfs")]) {
             fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
         }
+        tells_case(&root)?;
         let device = config.device.map_or_else(|| random(&dir).map(DeviceId::from_bytes), Ok)?;
         let joins = empty || config.direction == Direction::Receive;
         let folder = config.folder.or(if joins { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
@@ -101,6 +102,7 @@ impl State {
         if !marker.exists() {
             return Err(OpenError::NotInitialised(root));
         }
+        tells_case(&root)?;
         let device = its_device(config, &marker)?;
         for made in DIRS.map(|name| dir.join(name)) {
             fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
@@ -234,6 +236,15 @@ pub(super) fn is_same_root(root: &Path, fd: impl AsFd) -> bool {
     same
 }
 
+/// Names that differ in capital letters only must be two names, as they are on the peers.
+fn tells_case(root: &Path) -> Result<(), OpenError> {
+    let inode = |name: &str| fs::metadata(root.join(name)).ok().map(|found| (found.dev(), found.ino()));
+    match inode(".SYNCFS") {
+        Some(other) if inode(".syncfs") == Some(other) => Err(OpenError::FoldsCase(root.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 fn existing_root(config: &Config) -> Result<PathBuf, OpenError> {
     let root = &config.root;
     match fs::metadata(root) {
@@ -244,7 +255,7 @@ fn existing_root(config: &Config) -> Result<PathBuf, OpenError> {
     }
 }
 
-fn state_dir(config: &Config, root: &Path) -> PathBuf {
+pub(super) fn state_dir(config: &Config, root: &Path) -> PathBuf {
     config.state.clone().unwrap_or_else(|| root.join(".syncfs"))
 }
 

@@ -63,6 +63,7 @@ type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 pub(super) enum Command {
     Scan(Reply<ScanReport, StoreError>),
     ConfirmDeletions(Reply<ScanReport, StoreError>),
+    RejoinAlone(Reply<bool, StoreError>),
     Check(Repair, Reply<CheckReport, StoreError>),
     /// `seal`: nothing has the folder open.
     Flush {
@@ -157,6 +158,7 @@ impl Worker {
         engine.guard_deletions(config.mass_deletion);
         engine.direct(config.direction);
         engine.cut_by(&config.cuts);
+        engine.keep_branches(config.branch_age, config.branch_bytes_max);
         // Every directory is watched before it is read, so that nothing falls between the scan and what comes after.
         engine.scan()?;
         #[allow(deprecated, reason = "the new constructor is unsafe; what it asks for, an `OwnedFd` keeps")]

@@ -10,10 +10,11 @@ use crate::disk::{Disk, DiskError, FileKind, Keep, Stat};
 use crate::error::{RestoreError, StoreError};
 use crate::index::{Entry, Index, IndexError};
 use crate::path::RelPath;
-use crate::record::{Attributes, Kind, Record};
+use crate::record::{Attributes, Kind};
 use crate::status::Event;
 
 use super::Engine;
+use super::expiring::BRANCH_SPAN_NS;
 use super::intake::Observed;
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -56,14 +57,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    /// A deletion of a stale tail leaves nothing but its word.
-    pub(super) fn keep_deletion(&mut self, record: &Record, epoch: u64) -> Result<(), StoreError> {
-        let Some(kept) = Kept::of(record) else { return Ok(()) };
-        let mut branch = self.open_branch(Cause::StaleEpoch, epoch)?;
-        if self.index.kept_at(branch.number, &kept.path)?.is_some() {
-            branch = self.begin_branch(Cause::StaleEpoch, epoch)?;
+    /// A deletion leaves nothing but its word: one of a stale tail, or one on a follower, which is undone.
+    pub(super) fn keep_deletion(&mut self, cause: Cause, epoch: u64, kept: &Kept) -> Result<(), StoreError> {
+        let mut branch = self.open_branch(cause, epoch)?;
+        match self.index.kept_at(branch.number, &kept.path)? {
+            Some(known) if known == *kept => return Ok(()),
+            Some(_) => branch = self.begin_branch(cause, epoch)?,
+            None => {}
         }
-        self.put_kept(&branch, &kept)
+        self.put_kept(&branch, kept)
     }
 
     fn put_kept(&mut self, branch: &Branch, kept: &Kept) -> Result<(), StoreError> {
@@ -76,7 +78,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// The newest branch, if this belongs to it, or a new one.
     fn open_branch(&mut self, cause: Cause, epoch: u64) -> Result<Branch, StoreError> {
         let over = self.meta.fences.epoch();
-        let same = |branch: &&Branch| (branch.cause, branch.epoch, branch.over) == (cause, epoch, over);
+        let age_ns = |branch: &Branch| self.disk.now_ns().saturating_sub(branch.began_ns);
+        let same = |branch: &&Branch| {
+            (branch.cause, branch.epoch, branch.over) == (cause, epoch, over)
+                && (0..BRANCH_SPAN_NS).contains(&age_ns(branch))
+        };
         match self.branch.as_ref().filter(same) {
             Some(branch) => Ok(branch.clone()),
             None => self.begin_branch(cause, epoch),
@@ -86,7 +92,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn begin_branch(&mut self, cause: Cause, epoch: u64) -> Result<Branch, StoreError> {
         self.meta.asides += 1;
         let (number, device, over) = (self.meta.asides, self.meta.device, self.meta.fences.epoch());
-        let branch = Branch { number, device, epoch, over, cause, began_ns: self.disk.now_ns(), paths: 0 };
+        let began_ns = self.disk.now_ns();
+        let branch = Branch { number, device, epoch, over, cause, began_ns, paths: 0, bytes: 0 };
         self.uncommitted = true;
         self.index.put_branch(&branch)?;
         self.branch = Some(branch.clone());
@@ -112,7 +119,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let (device, over, began_ns) = (self.meta.device, self.meta.fences.epoch(), self.disk.now_ns());
         for (folder, path) in kept {
             let Some((epoch, number)) = Branch::parse(&folder) else { continue };
-            let branch = Branch { number, device, epoch, over, cause: Cause::Found, began_ns, paths: 0 };
+            let cause = Cause::Found;
+            let branch = Branch { number, device, epoch, over, cause, began_ns, paths: 0, bytes: 0 };
             if branch.name() != folder || self.index.kept_at(number, &path)?.is_some() {
                 continue;
             }
@@ -287,11 +295,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// [`RestoreError::NoBranch`]; as the system says.
     pub fn drop_branch(&mut self, name: &str) -> Result<(), RestoreError> {
         let branch = self.named_branch(name)?;
-        self.disk.drop_aside(name)?;
+        Ok(self.remove_branch(&branch)?)
+    }
+
+    pub(super) fn remove_branch(&mut self, branch: &Branch) -> Result<(), StoreError> {
+        self.disk.drop_aside(&branch.name())?;
         self.uncommitted = true;
         self.index.drop_branch(branch.number)?;
         self.branch = self.newest_branch()?;
-        Ok(self.commit()?)
+        self.commit()
     }
 
     /// Whether what stands at a path could be read, so that a local write of this program knows what it replaces.

@@ -115,7 +115,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.keep_beside(&entry)?;
                 self.stat(&record.path)?
             }
-            _ => self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), Some(kept))?,
+            _ => {
+                let cause = if self.meta.rejoining { Cause::Rejoined } else { Cause::FollowerEdit };
+                self.set_aside(cause, self.meta.fences.epoch(), Some(kept))?
+            }
         };
         let Some(mut stored) = self.index.entry(&record.path)? else { return Ok(None) };
         stored.seen = seen;

@@ -1,6 +1,6 @@
 //! Taking, leaving and losing the lease. The fence is durable before anything is done because of it.
 
-use crate::branch::{Cause, Kept};
+use crate::branch::{Cause, Kept, What};
 use crate::cutting::CutState;
 use crate::device::IndexId;
 use crate::disk::{Disk, Stat};
@@ -161,8 +161,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             // What is set aside is what is visible.
             let mut entry = self.shown(entry)?;
             self.pending.remove(&(path.clone(), super::OWN));
-            if !entry.record.kind.is_live() {
-                self.keep_deletion(&entry.record, epoch)?;
+            if let Some(kept) = Kept::of(&entry.record).filter(|kept| kept.what == What::Deleted) {
+                self.keep_deletion(Cause::StaleEpoch, epoch, &kept)?;
             }
             let ignored = self.is_ignored(&entry.record, None);
             if entry.seen.is_none() || !entry.record.kind.is_live() || ignored {
@@ -205,6 +205,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// A peer that is itself current has told everything since this life of the index began: what still stands in a stale
     /// version has no other.
     pub(super) fn drop_stale(&mut self) -> Result<(), StoreError> {
+        let cause = if self.meta.rejoining { Cause::Rejoined } else { Cause::FollowerEdit };
         self.rejoined()?;
         if self.stale == 0 {
             return Ok(());
@@ -219,7 +220,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                         && stat.kind != crate::disk::FileKind::Dir =>
                 {
                     let kept = Kept::of(&entry.record);
-                    self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), kept)?
+                    self.set_aside(cause, self.meta.fences.epoch(), kept)?
                 }
                 stands => stands,
             };

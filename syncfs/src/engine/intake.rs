@@ -3,6 +3,7 @@
 //!
 //! Absence is evidence of a deletion only where a directory could be read completely and the root is there.
 
+use crate::branch::{Cause, Kept, What};
 use crate::disk::{Disk, DiskError, FileKind, Stat};
 use crate::error::{StoreError, Unfit};
 use crate::index::{Entry, Index};
@@ -356,6 +357,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let kept = entry.behind.is_some() || self.comes_back(&path) || self.gave_way(&path);
         if entry.seen.is_none() || kept || self.must_undo(Some(&entry))? {
+            if entry.seen.is_some() && !kept && !entry.record.kind.is_dir() {
+                let (by, base) = (self.meta.device, entry.record.version.clone());
+                let kept = Kept { path: path.clone(), what: What::Deleted, by, base };
+                self.keep_deletion(Cause::FollowerEdit, self.meta.fences.epoch(), &kept)?;
+            }
             entry.seen = None;
             self.put_entry(&entry)?;
             self.restore(entry.record, None);

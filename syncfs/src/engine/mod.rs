@@ -22,6 +22,7 @@ mod deltas;
 mod directing;
 mod edits;
 mod exchange;
+mod expiring;
 mod fencing;
 mod grouping;
 mod guarding;
@@ -67,12 +68,13 @@ pub use edits::EDITS_KEPT_MAX;
 pub use exchange::{
     ASKED_MAX, BATCH_BYTES, BATCHES_MAX, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SILENCE_MAX_MS, WAITING_MAX,
 };
+pub use expiring::EXPIRE_EVERY_MS;
 pub use guarding::MASS_DELETION_MIN;
 pub use moves::MOVES_KEPT_MAX;
 pub use pacing::{CUT_EVERY_MS, CUT_WAIT_MAX_MS};
 pub use reporting::{EVENTS_MAX, PROBLEMS_MAX};
 pub use room::LOOK_FOR_ROOM_MS;
-pub use transfer::{TRY_AGAIN_MS, WORK_BYTES};
+pub use transfer::{TRY_AGAIN_MAX_MS, TRY_AGAIN_MS, WORK_BYTES};
 pub use wants::WINDOW_BYTES;
 
 /// Names one stream within one run of an engine. The caller never uses one twice.
@@ -134,12 +136,10 @@ pub struct Engine<D, I> {
     moves: Vec<Made>,
     edits: edits::Edits,
     stale: u64,
-    /// When versions that could not be had were last tried again.
-    tried_again_ms: u64,
+    retry: transfer::Retry,
     refused: u64,
     uncommitted: bool,
-    /// The last sequence of the life before: what has more is of this one.
-    began_at: u64,
+    life: rejoining::Life,
     plans: plans::Plans,
     /// The last run ended after a fence was durable and perhaps before all was done because of it.
     fence_unsettled: bool,
@@ -159,6 +159,7 @@ pub struct Engine<D, I> {
     room: room::Room,
     links: links::Links,
     checking: checking::Checking,
+    expiry: expiring::Expiry,
     /// The newest branch, to which more of the same is added.
     branch: Option<Branch>,
 }
@@ -172,7 +173,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let meta = index.meta()?;
         let plans = plans::Plans::of_the_life_before(&index)?;
         let checking = checking::Checking::new(&index)?;
-        let began_at = meta.sequence;
+        let life = rejoining::Life::after(meta.sequence);
         let mut engine = Self {
             disk,
             index,
@@ -184,10 +185,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             moves: Vec::new(),
             edits: edits::Edits::default(),
             stale: 0,
-            tried_again_ms: 0,
+            retry: transfer::Retry::default(),
             refused: 0,
             uncommitted: false,
-            began_at,
+            life,
             plans,
             fence_unsettled: true,
             founded: false,
@@ -204,6 +205,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             room: room::Room::default(),
             links: links::Links::default(),
             checking,
+            expiry: expiring::Expiry::default(),
             branch: None,
         };
         engine.branch = engine.newest_branch()?;
@@ -233,6 +235,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.end_silent_sessions();
                 self.look_for_room()?;
                 self.try_again();
+                self.expire_branches()?;
                 self.take_up_due()?;
             }
         }

@@ -11,6 +11,15 @@
 //! Then what no peer has, not even as a deletion, is new. Counters go on far above all that a peer has ever seen of this
 //! replica, so no dot is used twice.
 //!
+//! *Copies.* Two replicas under one key (a cloned machine) look like this to each other's peers: each writes under counters that
+//! the other never gave out, and they would make each other rejoin for ever. But after a leap nothing that an earlier life wrote can
+//! be above; so who has to rejoin for the second time in one run knows that somebody else writes under its key. It ends the
+//! session, says so, and tells that peer nothing more; the other one goes on. Nothing is lost: what is written here stays here.
+//!
+//! *Nobody remembers.* Where all replicas rejoin, each waits for another. That is not ended by itself: a replica that is
+//! away may remember, and what was deleted there would come back. A person says that there is none
+//! ([`Engine::rejoin_alone`]); the rest is as at a first meeting: what differs is kept, both of it.
+//!
 //! A loss is known when the index is opened. A backup is noticed when a peer knows a write of this replica that it never
 //! made; what was edited here since the beginning of this run is unknown then, what is older is taken for what it says. Not
 //! noticed are edits under a forgotten counter that reach a third replica before a peer that knows better is met.
@@ -21,7 +30,7 @@ use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::conflict_path;
 use crate::record::{Record, VersionVector};
-use crate::status::Problem;
+use crate::status::{Event, Problem};
 
 use super::{Engine, SessionId};
 
@@ -32,11 +41,32 @@ const LEAP: u64 = 1 << 32;
 const COUNTER_MAX: u64 = 1 << 50;
 
 const REJOINING: &str = "its index was lost or is older than what its peers know of it: it waits for a peer to tell it everything, \
-     and says nothing for itself until then";
+     and says nothing for itself until then. If no replica remembers more than this one, say so: `rejoin-alone`";
+
+const CLONED: &str = "another replica writes under this one's key: it is a copy of this one, or this one of it. Peers that have met the \
+     other are told nothing more. Give one of the two a key of its own: stop it, remove its state directory (keep `aside/`, \
+     if there are branches), and make it a replica anew";
+
+/// This run of an engine.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    /// The last sequence of the life before: what has more is of this one.
+    began_at: u64,
+    /// Counters went on above all that a peer had seen.
+    leapt: bool,
+    cloned: bool,
+}
+
+impl Life {
+    pub(super) fn after(sequence: u64) -> Self {
+        Self { began_at: sequence, ..Self::default() }
+    }
+}
 
 impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn rejoining_problem(&self) -> Option<Problem> {
-        self.meta.rejoining.then(|| Problem { path: None, what: REJOINING.to_owned() })
+        let what = if self.life.cloned { CLONED } else { REJOINING };
+        (self.life.cloned || self.meta.rejoining).then(|| Problem { path: None, what: what.to_owned() })
     }
 
     /// Whether a peer knows a write of this replica under a counter that it has not given out. Then it rejoins.
@@ -49,12 +79,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Record("a counter of this replica that it cannot reach"));
             return Ok(true);
         }
+        if self.life.leapt {
+            self.life.cloned = true;
+            self.event(Event::Problem(Problem { path: None, what: CLONED.to_owned() }));
+            self.sessions.get_mut(&id).expect("the caller checked the session").fail(Violation::Cloned);
+            return Ok(true);
+        }
         self.rejoin(counter).map(|()| true)
     }
 
     /// Whether this replica gave a counter out in a life that it does not remember at all: it was made anew under an old key.
     fn is_forgotten(&self, counter: u64) -> bool {
-        let met = self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
+        let met =
+            self.life.leapt || self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
         // The base itself is no write's: a peer that was told of none has heard just that.
         (1..self.meta.base).contains(&counter) && !self.meta.rejoining && !met
     }
@@ -63,7 +100,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.problem(None, REJOINING);
         // Whoever never met anyone has no versions that others know.
         let met = self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
-        let (device, since) = (self.meta.device, if met { self.began_at } else { 0 });
+        let (device, since) = (self.meta.device, if met { self.life.began_at } else { 0 });
         let mut edits = Vec::new();
         self.each_entry(|entry| {
             let record = &entry.record;
@@ -74,7 +111,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.meta.sequence = self.meta.sequence.max(known) + LEAP;
         self.meta.base = self.meta.sequence;
         self.meta.rejoining = true;
-        self.began_at = self.meta.sequence;
+        (self.life.began_at, self.life.leapt) = (self.meta.sequence, true);
         for entry in edits {
             // What is found is what is visible.
             let Entry { record, seen, .. } = self.shown(entry)?;
@@ -116,16 +153,39 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// A peer has told everything, and all of it stands here: what else was found is this replica's own.
     pub(super) fn rejoined(&mut self) -> Result<(), StoreError> {
-        if !self.meta.rejoining {
-            return Ok(());
-        }
-        self.meta.rejoining = false;
-        self.uncommitted = true;
-        self.problems.retain(|_, what| what != REJOINING);
-        if self.is_undoing() {
+        if !self.end_rejoining() || self.is_undoing() {
             // Whoever follows has no versions of its own.
             return Ok(());
         }
+        self.put_all_found()
+    }
+
+    /// No peer remembers more than this replica: it does not wait for one any more, and what was found here is its own, also where
+    /// it follows. A peer that remembers all the same may get back what was deleted there. Returns whether this
+    /// replica was rejoining.
+    ///
+    /// # Errors
+    /// If the directory or the index fails.
+    pub fn rejoin_alone(&mut self) -> Result<bool, StoreError> {
+        self.scan()?;
+        if !self.end_rejoining() {
+            return Ok(false);
+        }
+        self.put_all_found()?;
+        self.commit()?;
+        Ok(true)
+    }
+
+    fn end_rejoining(&mut self) -> bool {
+        let was = std::mem::take(&mut self.meta.rejoining);
+        if was {
+            self.uncommitted = true;
+            self.problems.retain(|_, what| what != REJOINING);
+        }
+        was
+    }
+
+    fn put_all_found(&mut self) -> Result<(), StoreError> {
         for entry in self.stale_entries()?.into_iter().filter(|entry| entry.record.version.is_empty()) {
             let record = self.own_version(None, &entry.record.path, entry.record.kind);
             self.put(record, entry.seen)?;

@@ -72,6 +72,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             .chain(self.misfits())
             .chain(self.failed_cuts())
             .chain(self.checking.problems())
+            .chain(self.too_many_branches())
             .chain(self.rejoining_problem())
             .collect()
     }

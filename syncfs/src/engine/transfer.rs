@@ -2,7 +2,7 @@
 //! other local files hold, and the rest from the peer, within a window. Every byte is checked against its chunk's
 //! hash before it enters a stage, or where it is found in one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::chunk::is_zeros;
 use crate::disk::{Disk, DiskError, Run, is_intact};
@@ -21,10 +21,20 @@ use super::{Engine, OWN, SessionId};
 
 /// Pause before a version whose content could not be had or placed is tried again, in milliseconds.
 pub const TRY_AGAIN_MS: u64 = 200;
+/// The longest such pause, for a version that was tried in vain again and again, in milliseconds.
+pub const TRY_AGAIN_MAX_MS: u64 = 10_000;
 /// How much one call of [`Engine::work`] reads, at most about, in bytes.
 pub const WORK_BYTES: u64 = 8 << 20;
 /// How many versions one call of [`Engine::work`] looks for.
 const WORK_VERSIONS: usize = 256;
+
+/// The last attempt at versions that could not be had.
+#[derive(Debug, Default)]
+pub(super) struct Retry {
+    at_ms: u64,
+    pause_ms: u64,
+    tried: BTreeSet<Key>,
+}
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// Advances what was offered, by a bounded amount. Returns whether there is more to do right now.
@@ -63,15 +73,21 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.room.is_short() {
             return None;
         }
-        self.pending.gone().next().map(|_| self.tried_again_ms + TRY_AGAIN_MS)
+        let (mut gone, retry) = (self.pending.gone().peekable(), &self.retry);
+        gone.peek()?;
+        let pause_ms = if gone.all(|key| retry.tried.contains(&key)) { retry.pause_ms } else { TRY_AGAIN_MS };
+        Some(retry.at_ms + pause_ms)
     }
 
-    /// A peer that could not read its file, a disk that was full: neither lasts, and neither announces its end.
+    /// A peer that could not read its file, a disk that was full: neither lasts, and neither announces its end. What was tried in
+    /// vain before is tried less and less often.
     pub(super) fn try_again(&mut self) {
         if self.try_again_at().is_some_and(|at| at <= self.now_ms) {
-            self.tried_again_ms = self.now_ms;
-            let gone: Vec<_> = self.pending.gone().collect();
+            let gone: BTreeSet<_> = self.pending.gone().collect();
             gone.iter().for_each(|key| self.pending.restart(key));
+            let again = gone.iter().all(|key| self.retry.tried.contains(key));
+            let pause_ms = if again { (self.retry.pause_ms * 2).min(TRY_AGAIN_MAX_MS) } else { TRY_AGAIN_MS };
+            self.retry = Retry { at_ms: self.now_ms, pause_ms, tried: gone };
         }
     }
 

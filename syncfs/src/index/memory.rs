@@ -85,9 +85,12 @@ impl MemoryIndex {
 
 impl BranchIndex for MemoryIndex {
     fn branches(&self) -> Result<Vec<Branch>, IndexError> {
-        let paths = |number: u64| self.now.kept.keys().filter(|(other, _)| *other == number).count() as u64;
-        let branches = self.now.branches.values().rev().take(LISTED_MAX);
-        Ok(branches.map(|branch| Branch { paths: paths(branch.number), ..branch.clone() }).collect())
+        let counted = |branch: &Branch| {
+            let kept = self.now.kept.iter().filter(|((number, _), _)| *number == branch.number);
+            let (paths, bytes) = (kept.clone().count() as u64, kept.map(|(_, kept)| kept.what.size()).sum());
+            Branch { paths, bytes, ..branch.clone() }
+        };
+        Ok(self.now.branches.values().rev().take(LISTED_MAX).map(counted).collect())
     }
 
     fn branch_count(&self) -> Result<u64, IndexError> {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use hybrid_examples::daemon::{self, Failure};
 use hybrid_examples::sync_branches::{BranchReport, BranchRequest, DifferenceReport, ask};
+use hybrid_examples::sync_report::size;
+use hybrid_examples::sync_time;
 use hybrid_examples::table::Table;
 
 #[derive(Args)]
@@ -82,13 +84,12 @@ async fn list(dir: &Path, json: bool) -> Result<(), Failure> {
     if branches.is_empty() {
         return Ok(());
     }
-    let mut table = Table::new(&["BRANCH", "CAUSE", "EPOCH", "OVER", "PATHS", "BEGAN"]);
+    let mut table = Table::new(&["BRANCH", "CAUSE", "EPOCH", "OVER", "PATHS", "SIZE", "BEGAN (UTC)"]);
     for branch in branches {
-        let began = u64::try_from(branch.began).unwrap_or(0);
-        let began = std::time::UNIX_EPOCH + std::time::Duration::from_secs(began);
-        let ago = began.elapsed().map_or(0, |ago| ago.as_secs());
-        let (epoch, over) = (branch.epoch.to_string(), branch.over.to_string());
-        table.row([branch.name, branch.cause, epoch, over, branch.paths.to_string(), format!("{ago} s ago")]);
+        let [epoch, over, paths] = [branch.epoch, branch.over, branch.paths].map(|number| number.to_string());
+        let (size, began) =
+            (size(branch.bytes), sync_time::shown(branch.began.saturating_mul(1_000_000_000)));
+        table.row([branch.name, branch.cause, epoch, over, paths, size, began]);
     }
     daemon::print(&table.to_string())
 }
@@ -102,7 +103,7 @@ async fn diff(dir: &Path, branch: String, json: bool) -> Result<(), Failure> {
     for difference in &differences {
         lines += &format!("{difference}\n");
         if let (Some(kept), "changed") = (&difference.kept_as, difference.change.as_str()) {
-            let (ours, theirs) = (dir.join(&difference.path), dir.join(".syncfs").join(kept));
+            let (ours, theirs) = (dir.join(&difference.path), kept);
             lines += &format!("         diff -u {} {}\n", ours.display(), theirs.display());
         }
     }

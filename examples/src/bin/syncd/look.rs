@@ -46,6 +46,17 @@ pub async fn seal(Options { dir, json }: Options) -> Result<(), Failure> {
     say(json, "token", &token)
 }
 
+pub async fn rejoin_alone(Options { dir, json }: Options) -> Result<(), Failure> {
+    let waited: bool = sync_control::ask(&dir, &Request::RejoinAlone, SCAN_LIMIT).await?;
+    if json {
+        return daemon::print_json(&json!({ "waited": waited }));
+    }
+    daemon::print(match waited {
+        true => "it waits no more: what stands there is its own\n",
+        false => "it was not waiting for a peer: nothing is changed\n",
+    })
+}
+
 pub async fn digest(Options { dir, json }: Options) -> Result<(), Failure> {
     let SyncReport { digest, paused, .. } = sync_control::status(&dir).await?;
     let why =

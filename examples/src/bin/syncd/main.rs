@@ -68,6 +68,11 @@ enum Command {
     Check(check::Options),
     /// Say that the files which vanished at once were meant to be deleted
     ConfirmDeletions(look::Options),
+    /// Say that no other replica remembers more than this one, which waits for one that does
+    ///
+    /// For a replica whose index was lost or is older than what its peers know, when all of them are so, or none is left. What
+    /// stands here becomes its own then. What a replica that does remember has deleted may come back.
+    RejoinAlone(look::Options),
     /// Print the folder's digest: equal on two replicas exactly when their folders are
     Digest(look::Options),
     /// List what differs at the peers of a folder that only sends
@@ -102,6 +107,7 @@ fn main() -> ExitCode {
             Command::Scan(options) => look::scan(options).await,
             Command::Check(options) => check::run(options).await,
             Command::ConfirmDeletions(options) => look::confirm_deletions(options).await,
+            Command::RejoinAlone(options) => look::rejoin_alone(options).await,
             Command::Digest(options) => look::digest(options).await,
             Command::Differing(options) => look::differing(options).await,
             Command::Override(options) => look::override_peers(options).await,

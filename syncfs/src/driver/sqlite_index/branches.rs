@@ -16,7 +16,9 @@ const KEPT: &str = "SELECT path, what, root, size, writer, base FROM kept WHERE 
 impl BranchIndex for SqliteIndex {
     fn branches(&self) -> Result<Vec<Branch>, IndexError> {
         let sql = "SELECT number, device, epoch, over, cause, began,
-                   (SELECT count(*) FROM kept WHERE kept.branch = number) FROM branch ORDER BY number DESC LIMIT ?1";
+                   (SELECT count(*) FROM kept WHERE kept.branch = number),
+                   (SELECT coalesce(sum(size), 0) FROM kept WHERE kept.branch = number)
+                   FROM branch ORDER BY number DESC LIMIT ?1";
         let mut statement = self.connection.prepare_cached(sql)?;
         let branches = statement.query_map([LISTED_MAX as i64], |row| {
             Ok(Branch {
@@ -28,10 +30,12 @@ impl BranchIndex for SqliteIndex {
                     0 => Cause::StaleEpoch,
                     1 => Cause::FollowerEdit,
                     3 => Cause::Damaged,
+                    4 => Cause::Rejoined,
                     _ => Cause::Found,
                 },
                 began_ns: row.get(5)?,
                 paths: unsigned(row.get(6)?),
+                bytes: unsigned(row.get(7)?),
             })
         })?;
         Ok(branches.collect::<Result<_, _>>()?)
@@ -48,6 +52,7 @@ impl BranchIndex for SqliteIndex {
             Cause::FollowerEdit => 1,
             Cause::Found => 2,
             Cause::Damaged => 3,
+            Cause::Rejoined => 4,
         };
         let (number, epoch, over) = (signed(branch.number), signed(branch.epoch), signed(branch.over));
         let values = params![number, branch.device.as_bytes(), epoch, over, cause, branch.began_ns];

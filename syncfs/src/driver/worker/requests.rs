@@ -27,6 +27,10 @@ impl Worker {
             Command::Scan(reply) => answer(reply, self.engine.scan())?,
             Command::Check(repair, reply) => self.check(repair, reply)?,
             Command::ConfirmDeletions(reply) => answer(reply, self.engine.confirm_deletions())?,
+            Command::RejoinAlone(reply) => {
+                answer(reply, self.engine.rejoin_alone())?;
+                self.show_status()?;
+            }
             Command::Override(reply) => answer(reply, self.engine.override_peers())?,
             Command::Differing(reply) => {
                 drop(reply.send(Ok(self.engine.differing_paths(DIFFERING_LISTED_MAX))))
@@ -238,6 +242,7 @@ impl Command {
             Self::Flush { reply, .. } => refuse(reply, why),
             Self::Differing(reply) => refuse(reply, why),
             Self::Override(reply) => refuse(reply, why),
+            Self::RejoinAlone(reply) => refuse(reply, why),
             Self::Materialise(reply) => refuse(reply, why),
             Self::Digest(reply) => refuse(reply, why),
             Self::Conflicts(reply) => refuse(reply, why),
