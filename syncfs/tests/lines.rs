@@ -26,11 +26,11 @@ async fn replica() -> (TempDir, Folder) {
 
 type Session = JoinHandle<Result<Summary, SyncError>>;
 
-/// A line from `a` to `b` that carries so many bytes a second.
-fn connect(a: &Folder, b: &Folder, per_second: u64) -> (Session, Session) {
+/// A line from `a` to `b` that carries so many bytes a second; `traffic` counts them.
+fn connect(a: &Folder, b: &Folder, per_second: u64, traffic: &Arc<Traffic>) -> (Session, Session) {
     let (left, right) = tokio::io::duplex(64 << 10);
     let pace = Some(Arc::new(Pace::new(per_second)));
-    let left = Metered::new(left, Arc::new(Traffic::default()), pace, None);
+    let left = Metered::new(left, Arc::clone(traffic), pace, None);
     let (a, b) = (a.clone(), b.clone());
     let sending = tokio::spawn(async move { a.sync(left, None).await });
     (sending, tokio::spawn(async move { b.sync(right, None).await }))
@@ -59,7 +59,7 @@ async fn a_small_edit_overtakes_a_large_transfer() {
     let ((home, a), (vm, b)) = (replica().await, replica().await);
     let large = noise(12 << 20);
     fs::write(home.path().join("large"), &large).unwrap();
-    let _sessions = connect(&a, &b, 2 << 20);
+    let _sessions = connect(&a, &b, 2 << 20, &Arc::default());
     let progress = || b.status().peers.first().map(|peer| peer.transfer).unwrap_or_default();
     eventually("the large file is under way", LONG, || progress().done_bytes > 1 << 20).await;
     assert!(progress().left_bytes > 0 && progress().left_files == 1, "{:?}", progress());
@@ -74,10 +74,10 @@ async fn what_a_slow_line_carries_is_compressed_if_that_is_worth_it() {
     for (content, most) in [(b"the same line again. ".repeat(100_000), 1 << 20), (noise(2 << 20), 3 << 20)] {
         let ((home, a), (vm, b)) = (replica().await, replica().await);
         fs::write(home.path().join("log"), &content).unwrap();
-        let (sending, receiving) = connect(&a, &b, 1 << 20);
+        let traffic = Arc::<Traffic>::default();
+        let _sessions = connect(&a, &b, 1 << 20, &traffic);
         eventually("it is there", LONG, || is_there(vm.path(), "log", &content)).await;
-        receiving.abort();
-        let sent = sending.await.unwrap().unwrap().sent_bytes;
+        let sent = traffic.sent();
         println!("{sent} bytes sent for {}", content.len());
         assert!(sent < most, "{sent} bytes sent for {}", content.len());
     }
@@ -90,7 +90,7 @@ async fn at_32_kib_a_second_a_session_stays_up_and_an_edit_takes_seconds() {
     // One chunk of it takes as long as silence is endured.
     let large = noise(4 << 20);
     fs::write(home.path().join("large"), &large).unwrap();
-    let sessions = connect(&a, &b, 32 << 10);
+    let sessions = connect(&a, &b, 32 << 10, &Arc::default());
     tokio::time::sleep(Duration::from_secs(45)).await;
     fs::write(home.path().join("small"), "an edit").unwrap();
     let began = Instant::now();

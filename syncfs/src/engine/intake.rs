@@ -12,6 +12,7 @@ use crate::record::{FILE_CHUNKS_MAX, Kind, VECTOR_DEVICES_MAX, are_fit_xattrs};
 use crate::status::{Event, Problem, ScanReport};
 
 use super::ignoring::ignore_file;
+use super::scanning::Compared;
 use super::{Engine, PROBLEMS_MAX};
 
 /// What an entry turned out to be.
@@ -36,16 +37,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.left_out.clear();
         self.load_rules()?;
         self.finish_groups()?;
-        let (gone, found) = self.compare(&mut report)?;
+        let Compared { mut gone, found, unread } = self.compare(&mut report)?;
         if self.believes(&gone, &found)? {
             self.release();
-            self.take_up_gone(gone, &mut report)?;
+            self.take_up_gone(std::mem::take(&mut gone), &mut report)?;
         }
         self.cut_changed(false)?;
         self.look_at_names()?;
         self.go_on_repairing()?;
         self.forget_restless();
-        self.plans_are_settled();
+        self.settle_plans(&gone, &unread);
         self.commit()?;
         if std::mem::take(&mut self.fence_unsettled) {
             if self.retire()? {

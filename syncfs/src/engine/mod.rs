@@ -401,9 +401,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn commit(&mut self) -> Result<(), StoreError> {
         if self.uncommitted {
             self.disk.sync_tree()?;
-            if self.plans.end() {
-                self.index.clear_plans()?;
-            }
+            self.end_plans()?;
             let device = self.meta.device;
             self.meta.knowledge.raise(device, self.meta.sequence);
             self.index.put_meta(&self.meta)?;

@@ -20,7 +20,7 @@ use super::Engine;
 /// Plans, and those of the life before.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
-    /// What a crash may have left standing; gone after the first complete scan.
+    /// What a crash may have left standing; gone after a scan that looked there.
     left: BTreeMap<RelPath, Record>,
     /// The index holds plans that are done with the next commit.
     written: bool,
@@ -35,11 +35,6 @@ impl Plans {
     /// What a crash may have left standing, in path order.
     pub(super) fn left(&self) -> impl Iterator<Item = &Record> {
         self.left.values()
-    }
-
-    /// Whether the next commit is to end them.
-    pub(super) fn end(&mut self) -> bool {
-        std::mem::take(&mut self.written)
     }
 }
 
@@ -68,12 +63,26 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    /// Everything was looked at: what the life before had planned is taken up, or never came.
-    pub(super) fn plans_are_settled(&mut self) {
-        if !self.plans.left.is_empty() {
-            self.plans.left.clear();
+    /// Everything was looked at but what is in directories that could not be read, and what is held back as a mass deletion
+    /// (in path order): the rest of what the life before had planned is taken up, or never came.
+    pub(super) fn settle_plans(&mut self, held: &[RelPath], unread: &[Option<RelPath>]) {
+        let before = self.plans.left.len();
+        self.plans.left.retain(|path, _| {
+            let hidden = |dir: &Option<RelPath>| dir.as_ref().is_none_or(|dir| path.is_below(dir));
+            held.binary_search(path).is_ok() || unread.iter().any(hidden)
+        });
+        if self.plans.left.len() < before {
             (self.plans.written, self.uncommitted) = (true, true);
         }
+    }
+
+    /// Plans end with a commit, except for those of the life before whose places were not looked at yet.
+    pub(super) fn end_plans(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.plans.written) {
+            self.index.clear_plans()?;
+            self.plans.left.values().try_for_each(|record| self.index.plan(record))?;
+        }
+        Ok(())
     }
 
     /// Whether the life before had a live version for this path: if nothing stands there, what stood was giving way to one of

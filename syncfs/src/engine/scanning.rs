@@ -17,6 +17,16 @@ const PAGE: usize = 1000;
 /// A path, and the fingerprint of what stands there.
 type Standing = (RelPath, Stat);
 
+/// What a walk came to.
+pub(super) struct Compared {
+    /// What is in the index and was not found, in path order.
+    pub(super) gone: Vec<RelPath>,
+    /// What was taken up.
+    pub(super) found: Vec<Standing>,
+    /// Directories that could not be read; `None` is the folder itself.
+    pub(super) unread: Vec<Option<RelPath>>,
+}
+
 /// An entry of a directory; or, without a fingerprint, what is in it.
 struct Step {
     path: RelPath,
@@ -59,12 +69,8 @@ impl Known {
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
-    /// Takes up what stands in the folder and is not as the index has seen it. Gives what is in the index and was not
-    /// found, in path order, and what was taken up.
-    pub(super) fn compare(
-        &mut self,
-        report: &mut ScanReport,
-    ) -> Result<(Vec<RelPath>, Vec<Standing>), StoreError> {
+    /// Takes up what stands in the folder and is not as the index has seen it.
+    pub(super) fn compare(&mut self, report: &mut ScanReport) -> Result<Compared, StoreError> {
         let (mut gone, mut unread) = (Vec::new(), Vec::new());
         let (mut suspects, mut known) = (Vec::new(), Known::new());
         let mut lose = |entry: Entry, unread: &[Option<RelPath>]| {
@@ -96,7 +102,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             lose(entry, &unread);
         }
         self.take_up(&suspects, report)?;
-        Ok((gone, suspects))
+        Ok(Compared { gone, found: suspects, unread })
     }
 
     /// What a directory holds, the last first.
