@@ -167,7 +167,7 @@ pub enum IndexError {
 
 /// What a replica remembers of its [branches](crate::branch).
 pub trait BranchIndex {
-    /// All branches, the newest first; at most [`LISTED_MAX`].
+    /// All branches, the newest first; at most [`LISTED_MAX`](crate::branch::LISTED_MAX).
     ///
     /// # Errors
     /// If the store fails; likewise for all methods.

@@ -77,7 +77,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             .collect()
     }
 
-    /// Paths that did not hold still when they were read. Give them to [`Input::Touched`] again a little later.
+    /// Paths that did not hold still when they were read. Give them to [`Input::Touched`](super::Input::Touched) again a little later.
     pub fn unsettled(&mut self) -> Vec<RelPath> {
         std::mem::take(&mut self.unsettled).into_iter().collect()
     }
