@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use syncfs::cutting::{CutState, Group, Groups, Mark};
+use syncfs::cutting::{Group, Groups, Mark};
 use syncfs::disk::{FileKind, MemoryDisk, is_intact};
 use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
 use syncfs::fence::Fence;
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{Edited, FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
-use syncfs::{Blob, ContentHash, DeviceId, IndexId, RelPath, Role};
+use syncfs::{Blob, ContentHash, DeviceId, IndexId, RelPath};
 
 use crate::Seed;
 use crate::input::Input;
@@ -60,19 +60,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let meta = Meta {
-            device: OURS,
-            folder: None,
-            index: IndexId(5),
-            sequence: 0,
-            base: 0,
-            knowledge: VersionVector::default(),
-            fences: syncfs::fence::Fences::default(),
-            role: Role::Shared,
-            asides: 0,
-            cuts: CutState::default(),
-            rejoining: false,
-        };
+        let meta = Meta::new(OURS, None, IndexId(5));
         let disk = MemoryDisk::default();
         let engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).expect("an empty index can be read");
         let mut world = Self {

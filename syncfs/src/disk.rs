@@ -15,7 +15,7 @@ pub use error::DiskError;
 pub use memory::{Abilities, Change, Fault, MemoryDisk, Node, Torn};
 
 /// What stands at a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKind {
     /// A regular file.
     File,
@@ -50,6 +50,14 @@ pub struct Stat {
     pub owner: Owner,
     /// For a SQLite database: a fingerprint of its `-wal` and `-journal`; else 0.
     pub side: u64,
+}
+
+impl Stat {
+    /// What a rename, or another name, leaves as it was, as long as nothing is written. An inode number alone is soon given to
+    /// another file.
+    pub(crate) fn identity(&self) -> (FileKind, u64, u64, u64, i64) {
+        (self.kind, self.dev, self.ino, self.size, self.mtime_ns)
+    }
 }
 
 /// The entries of one directory.

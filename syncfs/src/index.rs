@@ -101,6 +101,26 @@ pub struct Meta {
     pub rejoining: bool,
 }
 
+impl Meta {
+    /// That of a replica which knows of nothing yet.
+    #[must_use]
+    pub fn new(device: DeviceId, folder: Option<FolderId>, index: IndexId) -> Self {
+        Self {
+            device,
+            folder,
+            index,
+            sequence: 0,
+            base: 0,
+            knowledge: VersionVector::default(),
+            fences: Fences::default(),
+            role: Role::Shared,
+            asides: 0,
+            cuts: CutState::default(),
+            rejoining: false,
+        }
+    }
+}
+
 /// What a replica knows about a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerState {

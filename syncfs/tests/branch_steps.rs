@@ -7,10 +7,8 @@ use std::time::Duration;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Fault, MemoryDisk};
 use syncfs::engine::{EXPIRE_EVERY_MS, Engine, Input};
-use syncfs::fence::Fences;
 use syncfs::index::{MemoryIndex, Meta};
-use syncfs::record::VersionVector;
-use syncfs::{Change, Event, RelPath, RestoreError, Role};
+use syncfs::{Change, Event, RelPath, RestoreError};
 
 type Memory = Engine<MemoryDisk, MemoryIndex>;
 
@@ -30,19 +28,7 @@ fn restart(engine: Memory, disk: &MemoryDisk, survives: bool) -> Memory {
 
 /// A replica that follows, and a local edit that nobody has looked at yet.
 fn edited_follower() -> (Memory, MemoryDisk) {
-    let meta = Meta {
-        device: DeviceId::from_bytes([1; 32]),
-        folder: Some(FolderId::from_bytes([1; 16])),
-        index: IndexId(1),
-        sequence: 0,
-        knowledge: VersionVector::default(),
-        fences: Fences::default(),
-        role: Role::Shared,
-        asides: 0,
-        base: 0,
-        rejoining: false,
-        cuts: syncfs::cutting::CutState::default(),
-    };
+    let meta = Meta::new(DeviceId::from_bytes([1; 32]), Some(FolderId::from_bytes([1; 16])), IndexId(1));
     let disk = MemoryDisk::default();
     let mut engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).unwrap();
     engine.scan().unwrap();

@@ -5,10 +5,8 @@ use syncfs::chunk::SQLITE_MAGIC;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Fault, MemoryDisk};
 use syncfs::engine::{Engine, Input, SessionId};
-use syncfs::fence::Fences;
 use syncfs::index::{MemoryIndex, Meta};
-use syncfs::record::VersionVector;
-use syncfs::{RelPath, Role, StoreError};
+use syncfs::{RelPath, StoreError};
 
 type Memory = Engine<MemoryDisk, MemoryIndex>;
 
@@ -30,19 +28,11 @@ fn version(number: u8) -> Vec<u8> {
 }
 
 fn replica(number: u8) -> (Memory, MemoryDisk) {
-    let meta = Meta {
-        device: DeviceId::from_bytes([number; 32]),
-        folder: Some(FolderId::from_bytes([1; 16])),
-        index: IndexId(u64::from(number)),
-        sequence: 0,
-        knowledge: VersionVector::default(),
-        fences: Fences::default(),
-        role: Role::Shared,
-        asides: 0,
-        base: 0,
-        rejoining: false,
-        cuts: syncfs::cutting::CutState::default(),
-    };
+    let meta = Meta::new(
+        DeviceId::from_bytes([number; 32]),
+        Some(FolderId::from_bytes([1; 16])),
+        IndexId(u64::from(number)),
+    );
     let disk = MemoryDisk::default();
     let mut engine = Engine::new(disk.clone(), MemoryIndex::new(meta)).unwrap();
     engine.keep_deltas_from(20_000);

@@ -10,14 +10,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use syncfs::cutting::CutState;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{FileKind, MemoryDisk};
 use syncfs::engine::{Engine, Input};
-use syncfs::fence::Fences;
 use syncfs::index::{Index, MemoryIndex, Meta};
-use syncfs::record::VersionVector;
-use syncfs::{Config, Event, FlushError, Folder, RelPath, Role};
+use syncfs::{Config, Event, FlushError, Folder, RelPath};
 use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -165,19 +162,7 @@ async fn what_was_put_back_is_noticed() {
 #[test]
 fn a_directory_goes_after_what_was_in_it() {
     let rel = |path: &str| RelPath::new(path).unwrap();
-    let meta = Meta {
-        device: DeviceId::from_bytes([1; 32]),
-        folder: Some(FolderId::from_bytes([1; 16])),
-        index: IndexId(1),
-        sequence: 0,
-        knowledge: VersionVector::default(),
-        fences: Fences::default(),
-        role: Role::Shared,
-        asides: 0,
-        base: 0,
-        rejoining: false,
-        cuts: CutState::default(),
-    };
+    let meta = Meta::new(DeviceId::from_bytes([1; 32]), Some(FolderId::from_bytes([1; 16])), IndexId(1));
     let disk = MemoryDisk::default();
     disk.user_make(&rel("d"), FileKind::Dir, b"");
     disk.user_write(&rel("d/file"), b"content", false);

@@ -16,11 +16,9 @@ use crate::cutting::CutState;
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::DiskError;
 use crate::error::{OpenError, StoreError};
-use crate::fence::Fences;
 use crate::hash::ContentHash;
 use crate::index::{Index, IndexError, Meta};
 use crate::path::RelPath;
-use crate::record::VersionVector;
 use crate::status::Role;
 
 /// First line of the marker; the second is the device.
@@ -67,19 +65,8 @@ impl State {
         let folder = config.folder.or(if joins { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
         let span = FIRST_SEQUENCES.end - FIRST_SEQUENCES.start;
         let base = FIRST_SEQUENCES.start + u64::from_le_bytes(random(&dir)?) % span;
-        let meta = Meta {
-            device,
-            folder,
-            index: IndexId(u64::from_le_bytes(random(&dir)?)),
-            sequence: base,
-            base,
-            knowledge: VersionVector::default(),
-            fences: Fences::default(),
-            role: Role::Shared,
-            asides: 0,
-            cuts: CutState::default(),
-            rejoining: false,
-        };
+        let index = IndexId(u64::from_le_bytes(random(&dir)?));
+        let meta = Meta { sequence: base, base, ..Meta::new(device, folder, index) };
         // The marker comes last: without it nothing of this counts, and another init begins afresh.
         let index = dir.join("index.db");
         for suffix in ["", "-wal", "-shm"] {
@@ -208,18 +195,15 @@ fn rebuild(
         }
     }
     let role = if witness.fences.epoch() > 0 { Role::Follower } else { Role::Shared };
+    let index = IndexId(u64::from_le_bytes(random(dir)?));
     let meta = Meta {
-        device,
-        folder: witness.folder.or(config.folder),
-        index: IndexId(u64::from_le_bytes(random(dir)?)),
         sequence: witness.reserved,
         base: witness.reserved,
-        knowledge: VersionVector::default(),
         fences: witness.fences,
         role,
-        asides: 0,
         cuts: CutState::unknown(),
         rejoining: true,
+        ..Meta::new(device, witness.folder.or(config.folder), index)
     };
     tracing::warn!(why, kept = %kept.display(), "the index is lost: it is built anew, and the replica rejoins its folder");
     SqliteIndex::create(path, &meta)

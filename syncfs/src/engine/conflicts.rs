@@ -2,7 +2,7 @@
 //! goes on with. That is an ordinary local write, in one step, so that two replicas on which the same conflict is resolved at
 //! once converge like after any two writes.
 
-use crate::disk::{Disk, DiskError, Keep, Stat};
+use crate::disk::{Disk, DiskError, Keep};
 use crate::error::{RestoreError, StoreError};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
@@ -53,8 +53,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         // The second name changed the inode's ctime, and nothing else may have changed.
         let seen = self.stat(&path)?;
-        let print = |stat: Stat| (stat.size, stat.mtime_ns, stat.ino);
-        if seen.map(print) != ours.seen.map(print) {
+        if seen.map(|stat| stat.identity()) != ours.seen.map(|stat| stat.identity()) {
             return Ok(Outcome::Again);
         }
         if let Some(copy) = copy {

@@ -210,7 +210,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.stale == 0 {
             return Ok(());
         }
-        let print = |stat: &crate::disk::Stat| (stat.dev, stat.ino, stat.size, stat.mtime_ns);
         for entry in self.stale_entries()?.into_iter().rev() {
             let path = &entry.record.path;
             let stands = match self.stat(path)? {
@@ -228,7 +227,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 _ if self.is_ignored(&entry.record, None) => Ok(()),
                 (Some(stat), _) if stat.kind == crate::disk::FileKind::Dir => self.disk.remove(path, &stat),
                 // Another name of the inode may have come or gone since: that is no change of what was set aside.
-                (Some(stat), Some(seen)) if print(&stat) == print(&seen) => self.disk.remove(path, &stat),
+                (Some(stat), Some(seen)) if stat.identity() == seen.identity() => {
+                    self.disk.remove(path, &stat)
+                }
                 (Some(_), Some(seen)) => self.disk.remove(path, &seen),
                 _ => Ok(()),
             };

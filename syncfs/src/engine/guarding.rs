@@ -75,7 +75,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if gone.len() as u64 <= min {
             return Ok(true);
         }
-        let found: BTreeSet<_> = found.iter().map(|(_, stat)| identity(stat)).collect();
+        let found: BTreeSet<_> = found.iter().map(|(_, stat)| stat.identity()).collect();
         let missing: BTreeSet<_> = gone.iter().collect();
         let mut vanished = 0;
         for path in gone {
@@ -84,7 +84,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if self.is_ignored_path(path, None, Some(&entry)) {
                 continue;
             }
-            let renamed = found.contains(&identity(&seen)) || self.is_elsewhere(&seen, &missing)?;
+            let renamed = found.contains(&seen.identity()) || self.is_elsewhere(&seen, &missing)?;
             vanished += u64::from(!renamed);
         }
         let files = self.index.totals()?.files;
@@ -103,7 +103,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn is_elsewhere(&self, seen: &Stat, missing: &BTreeSet<&RelPath>) -> Result<bool, StoreError> {
         for name in self.index.names_of(seen.ino, NAMES_LOOKED_AT)? {
             let entry = self.index.entry(&name)?.filter(|_| !missing.contains(&name));
-            if entry.and_then(|entry| entry.seen).is_some_and(|other| identity(&other) == identity(seen)) {
+            if entry.and_then(|entry| entry.seen).is_some_and(|other| other.identity() == seen.identity()) {
                 return Ok(true);
             }
         }
@@ -125,9 +125,4 @@ impl<D: Disk, I: Index> Engine<D, I> {
             ),
         );
     }
-}
-
-/// What a rename leaves as it was. An inode number alone is soon given to another file.
-fn identity(stat: &Stat) -> (u64, u64, u64, i64) {
-    (stat.dev, stat.ino, stat.size, stat.mtime_ns)
 }

@@ -142,11 +142,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         report: &mut ScanReport,
     ) -> Result<(), StoreError> {
         for path in gone.into_iter().rev() {
-            let observed = match self.stat(&path) {
-                Ok(stat) => self.observe(&path, stat)?,
-                Err(error) => self.unclear(&path, error)?,
-            };
-            report.deleted += u64::from(observed == Observed::Deleted);
+            let stat = self.stat(&path);
+            report.deleted += u64::from(self.observe_stat(&path, stat)? == Observed::Deleted);
         }
         Ok(())
     }
@@ -210,11 +207,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Looks at one path now. A directory that is gone is looked at with all that was in it, soon: peers must hear of its
     /// entries first, and whether it was moved, or is held back, does not show here.
     pub(super) fn observe_now(&mut self, path: &RelPath) -> Result<Observed, StoreError> {
-        match self.stat(path) {
-            Ok(None) if self.knows_entries(path)? => {
-                self.unsettle(path);
-                Ok(Observed::Unclear)
-            }
+        let stat = self.stat(path);
+        if stat == Ok(None) && self.knows_entries(path)? {
+            self.unsettle(path);
+            return Ok(Observed::Unclear);
+        }
+        self.observe_stat(path, stat)
+    }
+
+    fn observe_stat(
+        &mut self,
+        path: &RelPath,
+        stat: Result<Option<Stat>, DiskError>,
+    ) -> Result<Observed, StoreError> {
+        match stat {
             Ok(stat) => self.observe(path, stat),
             Err(error) => self.unclear(path, error),
         }

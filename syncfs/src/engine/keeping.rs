@@ -2,7 +2,7 @@
 //! replaces.
 
 use crate::branch::What;
-use crate::disk::{Disk, DiskError, Keep, Replaced, Stat};
+use crate::disk::{Disk, DiskError, Keep, Replaced};
 use crate::error::{RestoreError, StoreError};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
@@ -138,8 +138,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         // The second name changed the inode's ctime, and nothing else may have changed.
         let seen = self.stat(&path)?;
-        let print = |stat: Stat| (stat.size, stat.mtime_ns, stat.ino);
-        if seen.map(print) != entry.seen.map(print) {
+        if seen.map(|stat| stat.identity()) != entry.seen.map(|stat| stat.identity()) {
             return Err(RestoreError::Busy(path));
         }
         self.record_copy(copy, entry.record.clone())?;

@@ -330,8 +330,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         records: Vec<Record>,
     ) -> Result<(), StoreError> {
         let top = self.stat(&moved.to)?;
-        let print = |stat: Stat| (stat.kind, stat.size, stat.mtime_ns, stat.ino);
-        let top = top.filter(|top| steps[0].old.seen.map(print) == Some(print(*top)));
+        let top = top.filter(|top| steps[0].old.seen.is_some_and(|seen| seen.identity() == top.identity()));
         let seen = steps
             .iter()
             .enumerate()

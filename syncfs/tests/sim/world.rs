@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use syncfs::cutting::CutState;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Abilities, Change, Fault, FileKind, MemoryDisk};
 use syncfs::engine::{Engine, Input, SessionId, TRY_AGAIN_MS};
-use syncfs::fence::Fences;
 use syncfs::index::{Index, MemoryIndex, Meta};
-use syncfs::record::{Record, VersionVector};
+use syncfs::record::Record;
 use syncfs::wire::{Message, decode, encode};
-use syncfs::{ContentHash, RelPath, Role, StoreError, Token, Violation};
+use syncfs::{ContentHash, RelPath, StoreError, Token, Violation};
 
 use crate::index::SimIndex;
 use crate::invariants::{self, Versions};
@@ -100,19 +98,7 @@ impl World {
         let guard = 4 + rng.below(4);
         let replicas = (0..climate.replicas).map(|number| {
             let device = DeviceId::from_bytes([number as u8 + 1; 32]);
-            let meta = Meta {
-                device,
-                folder: Some(FolderId::from_bytes([1; 16])),
-                index: IndexId(number as u64 + 100),
-                sequence: 0,
-                base: 0,
-                knowledge: VersionVector::default(),
-                fences: Fences::default(),
-                role: Role::Shared,
-                asides: 0,
-                cuts: CutState::default(),
-                rejoining: false,
-            };
+            let meta = Meta::new(device, Some(FolderId::from_bytes([1; 16])), IndexId(number as u64 + 100));
             // Root, or not; extended attributes, or not: all four together.
             let (is_root, has_xattrs) = (number % 2 == 0, number % 4 < 2);
             let able = Abilities { is_root, has_xattrs, keeps_history, ..Abilities::default() };

@@ -166,29 +166,14 @@ mod tests {
     use crate::disk::{FileKind, Stat};
     use crate::index::{BranchIndex, Entry};
     use crate::path::RelPath;
-    use crate::record::{Attributes, Content, Kind, Owner, Record, VersionVector};
-    use crate::status::Role;
+    use crate::record::{Attributes, Content, Kind, Owner, Record};
 
     #[test]
     fn an_index_of_the_first_version_is_brought_up_to_date() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("index.db");
         let device = DeviceId::from_bytes([7; 32]);
-        let (knowledge, fences) = (VersionVector::default(), Fences::default());
-        let (index, role) = (IndexId(1), Role::Shared);
-        let meta = Meta {
-            device,
-            folder: None,
-            index,
-            sequence: 1,
-            base: 0,
-            knowledge,
-            fences,
-            role,
-            asides: 0,
-            cuts: CutState::default(),
-            rejoining: false,
-        };
+        let meta = Meta { sequence: 1, ..Meta::new(device, None, IndexId(1)) };
         SqliteIndex::create(&file, &meta).unwrap();
         assert_eq!(SqliteIndex::open(&file).unwrap().meta(), Ok(meta.clone()));
         let (path, label) = (RelPath::new("b").unwrap(), RelPath::new("a").unwrap());
