@@ -81,6 +81,8 @@ async fn harmed(prepare: impl Fn(&Path), harm: impl Fn(&Path)) -> Pair {
     pair.disconnect().await;
     pair.folders[0].clone().close().await;
     harm(pair.dirs[0].path());
+    // What is read just after it was written is not judged yet: the scan of the opening reads it later than that.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     pair.folders[0] = Folder::open(Config::new(pair.dirs[0].path())).await.unwrap();
     pair
 }

@@ -122,18 +122,22 @@ async fn the_holders_deletions_are_believed() {
 #[tokio::test]
 async fn what_stands_under_another_name_is_not_lost() {
     let (dir, a) = replica(Some(10)).await;
-    fill(&dir.path().join("d"), 20);
-    for name in ["e", "f"] {
+    fs::create_dir(dir.path().join("old")).unwrap();
+    fill(&dir.path().join("old/d"), 20);
+    for name in ["old/e", "f"] {
         fs::create_dir(dir.path().join(name)).unwrap();
         for number in 0..20 {
             let file = format!("{number}");
-            fs::hard_link(dir.path().join("d").join(&file), dir.path().join(name).join(&file)).unwrap();
+            fs::hard_link(dir.path().join("old/d").join(&file), dir.path().join(name).join(&file)).unwrap();
         }
     }
     a.flush().await.unwrap();
+    // What was read just after it was written is looked at again, and would be found anew.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    a.scan().await.unwrap();
     let away = |name: &str| fs::rename(dir.path().join(name), dir.path().join(".syncfs").join(name)).unwrap();
-    away("d");
-    away("e");
+    // Two thirds of the names at once.
+    away("old");
     a.flush().await.unwrap();
     away("f");
     assert!(matches!(a.flush().await, Err(FlushError::Held(20))), "the last name is");
