@@ -86,6 +86,27 @@ fn what_is_set_aside_is_listed_whenever_the_power_fails() {
     );
 }
 
+/// What a program puts in the place of an edit while that is set aside was looked at by nobody.
+#[test]
+fn an_edit_that_comes_while_another_is_set_aside_is_not_lost() {
+    for in_place in [false, true] {
+        for step in 1.. {
+            let (mut engine, disk) = edited_follower();
+            let before = disk.steps();
+            let edit = Fault::Edit { path: rel("one"), data: b"third edit".to_vec(), in_place };
+            disk.fail(step, edit);
+            engine.scan().unwrap();
+            if disk.steps() < before + step {
+                assert!(step > 4, "it takes steps");
+                break;
+            }
+            let kept = disk.kept().into_iter().map(|node| node.data);
+            let found: Vec<_> = disk.files().into_values().chain(kept).collect();
+            assert!(found.contains(&b"third edit".to_vec()), "step {step}, in place {in_place}: {found:?}");
+        }
+    }
+}
+
 fn holder_with_a_branch() -> (Memory, MemoryDisk) {
     let (mut engine, disk) = edited_follower();
     engine.scan().unwrap();

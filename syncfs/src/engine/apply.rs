@@ -280,7 +280,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         // Most files are new, and the step itself looks whether nothing stands there.
         if planned.is_none() && matches!(record.kind, Kind::File { link: None, .. } | Kind::Symlink { .. }) {
             match self.place_file(&path, None) {
-                Err(StoreError::Disk(DiskError::Changed | DiskError::NoParent)) => {}
+                Err(StoreError::Disk(DiskError::Changed | DiskError::NoParent | DiskError::NotEmpty)) => {}
                 placed => return self.took(record, Some(placed?)),
             }
         }

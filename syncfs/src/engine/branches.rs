@@ -18,13 +18,14 @@ use super::expiring::BRANCH_SPAN_NS;
 use super::intake::Observed;
 
 impl<D: Disk, I: Index> Engine<D, I> {
-    /// Gives what stands at a path a second name in a branch. Returns its fingerprint after that, or `None` if there is
-    /// nothing any more.
+    /// Gives what stands at a path a second name in a branch. Returns its fingerprint after that, or `None` if something else,
+    /// or nothing, stands there by then.
     pub(super) fn set_aside(
         &mut self,
         cause: Cause,
         epoch: u64,
         kept: Option<Kept>,
+        stood: &Stat,
     ) -> Result<Option<Stat>, StoreError> {
         let Some(kept) = kept else { return Ok(None) };
         let mut branch = self.open_branch(cause, epoch)?;
@@ -38,7 +39,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         }
         self.put_kept(&branch, &kept)?;
-        Ok(self.stat(&kept.path)?)
+        self.still_stands(&kept.path, stood)
+    }
+
+    /// The fingerprint of what got a second name, which changed its ctime; `None` if a program put something else in its
+    /// place meanwhile, or wrote to it: nobody has looked at that, so it must not lose its place.
+    pub(super) fn still_stands(&mut self, path: &RelPath, stood: &Stat) -> Result<Option<Stat>, StoreError> {
+        let now = self.stat(path)?.filter(|now| now.identity() == stood.identity());
+        if now.is_none() {
+            self.unsettle(path);
+        }
+        Ok(now)
     }
 
     /// The same for an edit that may not be, of what `entry` says.
@@ -47,13 +58,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
         path: &RelPath,
         entry: Option<&Entry>,
         kind: &Kind,
+        stood: &Stat,
     ) -> Result<Option<Stat>, StoreError> {
         let what = What::of(kind);
         let base = entry.map(|entry| entry.record.version.clone()).unwrap_or_default();
         let kept = what.map(|what| Kept { path: path.clone(), what, by: self.meta.device, base });
         match entry.filter(|entry| entry.stale) {
-            Some(stale) => self.set_aside(Cause::StaleEpoch, stale.record.epoch, kept),
-            None => self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), kept),
+            Some(stale) => self.set_aside(Cause::StaleEpoch, stale.record.epoch, kept, stood),
+            None => self.set_aside(Cause::FollowerEdit, self.meta.fences.epoch(), kept, stood),
         }
     }
 

@@ -269,7 +269,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let (by, base) = (entry.record.by, entry.record.version.clone());
         let kept = Kept { path: path.clone(), what, by, base };
-        let Some(now) = self.set_aside(Cause::Damaged, self.meta.fences.epoch(), Some(kept))? else {
+        let epoch = self.meta.fences.epoch();
+        let Some(now) = self.set_aside(Cause::Damaged, epoch, Some(kept), stat)? else {
             return Ok(false);
         };
         entry.seen = Some(now);

@@ -51,9 +51,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.disk.publish(&path, copy, None)?;
             }
         }
-        // The second name changed the inode's ctime, and nothing else may have changed.
-        let seen = self.stat(&path)?;
-        if seen.map(|stat| stat.identity()) != ours.seen.map(|stat| stat.identity()) {
+        let seen = match ours.seen {
+            Some(stood) => self.still_stands(&path, &stood)?,
+            None => self.stat(&path)?,
+        };
+        if seen.is_some() != ours.seen.is_some() {
             return Ok(Outcome::Again);
         }
         if let Some(copy) = copy {

@@ -106,18 +106,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         record: &Record,
     ) -> Result<Option<Entry>, StoreError> {
         let found = entry.as_ref().filter(|entry| entry.record.version.is_empty());
-        let loses = found.filter(|entry| {
-            entry.seen.is_some() && !entry.record.kind.is_dir() && !entry.record.kind.holds_same(&record.kind)
-        });
-        let Some(kept) = loses.and_then(|entry| Kept::of(&entry.record)) else { return Ok(entry) };
+        let loses =
+            found.filter(|entry| !entry.record.kind.is_dir() && !entry.record.kind.holds_same(&record.kind));
+        let kept = loses.and_then(|entry| Some((entry.seen?, Kept::of(&entry.record)?)));
+        let Some((stood, kept)) = kept else { return Ok(entry) };
         let seen = match entry {
             Some(entry) if record.kind.is_live() && !self.is_undoing() => {
-                self.keep_beside(&entry)?;
-                self.stat(&record.path)?
+                Some(self.keep_beside(&entry, &stood)?)
             }
             _ => {
                 let cause = if self.meta.rejoining { Cause::Rejoined } else { Cause::FollowerEdit };
-                self.set_aside(cause, self.meta.fences.epoch(), Some(kept))?
+                self.set_aside(cause, self.meta.fences.epoch(), Some(kept), &stood)?
             }
         };
         let Some(mut stored) = self.index.entry(&record.path)? else { return Ok(None) };

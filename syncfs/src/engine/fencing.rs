@@ -31,6 +31,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Err(FenceError::Resyncing(behind));
         }
         self.scan()?;
+        let missing = self.missing()?;
+        if missing > 0 {
+            return Err(FenceError::Resyncing(missing));
+        }
         if self.meta.fences.epoch() < epoch {
             self.restamp(epoch)?;
             let mut base = self.meta.knowledge.clone();
@@ -70,6 +74,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let waiting = self.stale + self.restoring()? + u64::from(self.meta.rejoining);
         if waiting > 0 { Err(FenceError::Resyncing(waiting)) } else { Ok(()) }
+    }
+
+    /// How many versions are not here while nobody puts them back: what stands in their places could not be looked at since a
+    /// crash. A holder would vouch for contents that it does not have.
+    fn missing(&self) -> Result<u64, StoreError> {
+        let mut count = 0;
+        self.each_entry(|entry| {
+            let is_here = entry.seen.is_some() || entry.behind.is_some() || !entry.record.kind.is_live();
+            let awaited = self.pending.get(&(entry.record.path.clone(), super::OWN)).is_some();
+            count += u64::from(!is_here && !awaited && !self.is_ignored(&entry.record, None));
+        })?;
+        Ok(count)
     }
 
     /// An edit of the follower that this replica was until now stands where nobody has the version that belongs there:
@@ -160,20 +176,25 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let path = entry.record.path.clone();
             // What is set aside is what is visible.
             let mut entry = self.shown(entry)?;
+            // An edit that was set aside stands there, and its place was to be this version's.
+            let edit = self.over(&(path.clone(), super::OWN)).filter(|_| entry.seen.is_none());
             self.pending.remove(&(path.clone(), super::OWN));
             if let Some(kept) = Kept::of(&entry.record).filter(|kept| kept.what == What::Deleted) {
                 self.keep_deletion(Cause::StaleEpoch, epoch, &kept)?;
             }
             let ignored = self.is_ignored(&entry.record, None);
-            if entry.seen.is_none() || !entry.record.kind.is_live() || ignored {
+            let stands = entry.seen.is_some() || edit.is_some();
+            if !stands || !entry.record.kind.is_live() || ignored {
                 // Perhaps an edit still stands there that was to be replaced by this version.
                 self.unsettle(&path);
                 self.forget(&path)?;
                 continue;
             }
-            entry.seen = match entry.record.kind.is_dir() {
-                true => entry.seen,
-                false => self.set_aside(Cause::StaleEpoch, epoch, Kept::of(&entry.record))?,
+            entry.seen = match entry.seen {
+                Some(seen) if !entry.record.kind.is_dir() => {
+                    self.set_aside(Cause::StaleEpoch, epoch, Kept::of(&entry.record), &seen)?
+                }
+                seen => seen.or(edit),
             };
             if entry.seen.is_none() {
                 self.forget(&path)?;
@@ -219,7 +240,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                         && stat.kind != crate::disk::FileKind::Dir =>
                 {
                     let kept = Kept::of(&entry.record);
-                    self.set_aside(cause, self.meta.fences.epoch(), kept)?
+                    self.set_aside(cause, self.meta.fences.epoch(), kept, &stat)?
                 }
                 stands => stands,
             };

@@ -162,8 +162,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Ok(_) | Err(DiskError::Taken) => {}
             Err(error) => return self.unclear(path, error),
         }
-        let Some(now) = self.stat(path)?.filter(|now| (now.ino, now.size) == (stat.ino, stat.size)) else {
-            self.unsettle(path);
+        let Some(now) = self.still_stands(path, stat)? else {
             return Ok(Observed::Unclear);
         };
         if self.observe_now(&copy)? == Observed::Unclear {

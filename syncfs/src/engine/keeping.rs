@@ -2,7 +2,7 @@
 //! replaces.
 
 use crate::branch::What;
-use crate::disk::{Disk, DiskError, Keep, Replaced};
+use crate::disk::{Disk, DiskError, Keep, Replaced, Stat};
 use crate::error::{RestoreError, StoreError};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
@@ -119,12 +119,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     other => Ok(other?),
                 }
             }
-            _ if beside => self.keep_copy(entry),
+            _ if beside => self.keep_copy(entry, seen),
             _ => Ok(()),
         }
     }
 
-    fn keep_copy(&mut self, entry: Entry) -> Result<(), RestoreError> {
+    fn keep_copy(&mut self, entry: Entry, stood: Stat) -> Result<(), RestoreError> {
         let path = entry.record.path.clone();
         let copy = conflict_path(&entry.record);
         self.is_known_now(&copy)?;
@@ -136,13 +136,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
             self.uncommitted = true;
         }
-        // The second name changed the inode's ctime, and nothing else may have changed.
-        let seen = self.stat(&path)?;
-        if seen.map(|stat| stat.identity()) != entry.seen.map(|stat| stat.identity()) {
-            return Err(RestoreError::Busy(path));
-        }
+        let Some(seen) = self.still_stands(&path, &stood)? else { return Err(RestoreError::Busy(path)) };
         self.record_copy(copy, entry.record.clone())?;
-        Ok(self.put_entry(&Entry { seen, ..entry })?)
+        Ok(self.put_entry(&Entry { seen: Some(seen), ..entry })?)
     }
 
     /// Whether anything is kept at all.

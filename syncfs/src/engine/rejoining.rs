@@ -24,7 +24,7 @@
 //! made; what was edited here since the beginning of this run is unknown then, what is older is taken for what it says. Not
 //! noticed are edits under a forgotten counter that reach a third replica before a peer that knows better is met.
 
-use crate::disk::{Disk, Keep, Stat};
+use crate::disk::{Disk, DiskError, Keep, Stat};
 use crate::error::{StoreError, Violation};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
@@ -134,7 +134,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// What stands at a path differs from a peer's version that takes its place: it becomes a version of its own, beside.
-    pub(super) fn keep_beside(&mut self, entry: &Entry) -> Result<(), StoreError> {
+    /// Returns its fingerprint after that.
+    pub(super) fn keep_beside(&mut self, entry: &Entry, stood: &Stat) -> Result<Stat, StoreError> {
         let path = &entry.record.path;
         let copy = loop {
             // A counter that was never used gives a name that was never used, unless a crash left it.
@@ -142,13 +143,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let copy = conflict_path(&loser);
             match self.disk.keep(path, &Keep::Beside(copy.clone())) {
                 Ok(_) => break copy,
-                Err(crate::disk::DiskError::Taken) => drop(self.next_sequence()),
+                Err(DiskError::Taken) => drop(self.next_sequence()),
                 Err(error) => return Err(error.into()),
             }
         };
+        let now = self.still_stands(path, stood)?.ok_or(DiskError::Changed)?;
         let record = self.own_version(None, &copy, entry.record.kind.clone());
         let seen = self.stat(&copy)?;
-        self.put(record, seen)
+        self.put(record, seen)?;
+        Ok(now)
     }
 
     /// A peer has told everything, and all of it stands here: what else was found is this replica's own.

@@ -50,7 +50,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 Err(_) => self.undo_below(path, entry),
             };
         }
-        let Some(stat) = self.set_edit_aside(path, entry.as_ref(), kind)? else { return Ok(()) };
+        let Some(stat) = self.set_edit_aside(path, entry.as_ref(), kind, stat)? else { return Ok(()) };
         match entry {
             // It is not what waited there any more.
             Some(entry) if entry.stale && self.receives_only() => {

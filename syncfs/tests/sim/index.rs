@@ -32,12 +32,15 @@ pub(crate) struct SimIndex {
     pub(crate) committed: Rc<RefCell<Committed>>,
     /// Every content that ever was in it.
     pub(crate) known: BTreeSet<ContentHash>,
+    /// Paths where nothing was, and something is since the checks looked.
+    pub(crate) came: Rc<RefCell<BTreeSet<RelPath>>>,
     uncommitted: BTreeMap<RelPath, (Entry, Deletes)>,
 }
 
 impl SimIndex {
     pub(crate) fn new(memory: MemoryIndex, disk: MemoryDisk) -> Self {
-        Self { memory, disk, committed: Rc::default(), known: BTreeSet::new(), uncommitted: BTreeMap::new() }
+        let (known, uncommitted) = (BTreeSet::new(), BTreeMap::new());
+        Self { memory, disk, committed: Rc::default(), known, came: Rc::default(), uncommitted }
     }
 
     pub(crate) fn crash(&mut self) {
@@ -59,7 +62,11 @@ impl Index for SimIndex {
     fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
         self.known.extend(name_of(&entry.record.kind));
         let path = &entry.record.path;
-        let was_live = self.memory.entry(path)?.is_none_or(|before| before.record.kind.is_live());
+        let before = self.memory.entry(path)?.map(|before| before.record.kind.is_live());
+        if before != Some(true) {
+            self.came.borrow_mut().insert(path.clone());
+        }
+        let was_live = before != Some(false);
         let deleted = was_live || self.uncommitted.get(path).is_some_and(|(_, deletes)| *deletes);
         let own = entry.record.by == self.memory.meta()?.device && entry.record.counter() == entry.sequence;
         let deletes = own && deleted && !entry.record.kind.is_live();

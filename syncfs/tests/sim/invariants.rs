@@ -33,15 +33,22 @@ pub(crate) fn no_destruction_from_absence(replica: &Replica, path: &RelPath) {
 /// 5. Atomic visibility: within whatever a replica does at one go, a reader finds every file that is replaced, old or new.
 ///
 /// What a program writes in the middle of it (`edits`) is its own business: where an entry gave way to another kind, it may find
-/// nothing.
-pub(crate) fn atomic_visibility(ledger: &Ledger, changes: &[Change], edits: &BTreeMap<Text, RelPath>) {
+/// nothing. An edit of a follower, where the folder has nothing, goes, and then something new may come (`came`).
+pub(crate) fn atomic_visibility(
+    ledger: &Ledger,
+    changes: &[Change],
+    edits: &BTreeMap<Text, RelPath>,
+    came: &BTreeSet<RelPath>,
+) {
     let mut first = BTreeMap::new();
     for Change { place, before, after } in changes {
         let kind = |seen: &Option<(FileKind, Text)>| seen.as_ref().map(|(kind, _)| *kind);
         let began = *first.entry(place.clone()).or_insert(kind(before));
         let name = String::from_utf8_lossy(&place.1);
         let edited = after.as_ref().is_some_and(|(_, text)| edits.contains_key(text));
-        let replaced = began.is_some() && kind(after) == began && kind(before).is_none() && !edited;
+        let is_new = came.iter().any(|path| path.name() == place.1);
+        let replaced =
+            began.is_some() && kind(after) == began && kind(before).is_none() && !edited && !is_new;
         assert!(!replaced, "5: {name} was absent while it was replaced");
         if let Some((FileKind::File, data)) = after {
             verified_bytes(ledger, data, &name);
@@ -197,7 +204,10 @@ fn no_silent_loss(world: &World) {
 fn convergence(world: &World) {
     let engines: Vec<_> = world.replicas.iter().map(Replica::engine).collect();
     for (number, (engine, replica)) in engines.iter().zip(&world.replicas).enumerate() {
-        assert!(engine.problems().is_empty(), "2: replica {number}: {:?}", engine.problems());
+        let mut problems = engine.problems();
+        // A filesystem without extended attributes is said, and stays so.
+        problems.retain(|problem| problem.path.is_some() || replica.able.has_xattrs);
+        assert!(problems.is_empty(), "2: replica {number}: {problems:?}");
         assert!(engine.is_idle(), "2: replica {number} is not at rest");
         assert_eq!(engine.digest().unwrap(), engines[0].digest().unwrap(), "2: replica {number} differs");
         let mut nodes = replica.disk.tree();

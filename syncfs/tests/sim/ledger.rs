@@ -86,6 +86,9 @@ impl Ledger {
         }
         let other = |path: &&RelPath| before.texts.get(*path) != after.texts.get(*path);
         taken.replaced.extend(before.paths.iter().filter(other).cloned());
+        // A file or symlink that became a directory is gone, too.
+        let gone = |path: &&RelPath| !after.texts.contains_key(*path);
+        taken.gone.extend(before.texts.keys().filter(gone).cloned());
         taken.gone.extend(before.paths.difference(&after.paths).cloned());
         taken.deleted.retain(|path, _| !after.paths.contains(path));
     }

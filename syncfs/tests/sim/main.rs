@@ -119,7 +119,7 @@ fn the_invariants_hold_in_every_seed() {
 
 #[test]
 fn databases_kept_as_deltas_lose_nothing() {
-    let seeds = seeds(51);
+    let seeds = seeds(100);
     let [crashes, _, _, _, deltas] = explore("databases", &seeds, |seed| {
         let (faults, leases) = (seed % 3 > 0, seed % 4 > 0);
         let climate = Climate { replicas: 3, faults, leases, moves: false, databases: true };

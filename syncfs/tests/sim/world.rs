@@ -248,6 +248,11 @@ impl World {
                 if is_new && own && engine.meta().fences.epoch() < self.epoch {
                     self.ledger.stale.insert(text.clone());
                 }
+                // Where two versions met, the one that stays is written anew.
+                let met = |conflict: &syncfs::Conflict| conflict.path == record.path;
+                if own && !is_new && engine.index().conflicts().unwrap().iter().any(met) {
+                    self.ledger.touched.insert(text.clone());
+                }
             }
             // What was seen may have been taken away since.
             if record.kind.is_live() && entry.seen.is_some() && after.paths.contains(&record.path) {
@@ -263,7 +268,9 @@ impl World {
             self.versions.knowledge_grows(meta);
             self.versions.single_writer(meta);
         }
-        invariants::atomic_visibility(&self.ledger, &changes, &edits);
+        let mut came = std::mem::take(&mut *engine.index().came.borrow_mut());
+        came.retain(|_| engine.is_undoing());
+        invariants::atomic_visibility(&self.ledger, &changes, &edits, &came);
         invariants::no_clobber(slot, engine.index(), &changes, &self.ledger, &edits);
         assert!(slot.engine.as_mut().unwrap().events().len() <= syncfs::engine::EVENTS_MAX, "14: events");
     }
@@ -327,11 +334,22 @@ impl World {
 
     fn start(&mut self, replica: usize) {
         let slot = &mut self.replicas[replica];
-        let index = slot.index.take().expect("the engine does not run");
-        let mut engine = Engine::new(slot.disk.clone(), index).unwrap();
-        engine.guard_deletions(Some(self.guard));
-        engine.keep_deltas_from(20_000);
-        slot.engine = Some(engine);
+        let mut index = slot.index.take().expect("the engine does not run");
+        match Engine::new(slot.disk.clone(), index.clone()) {
+            Ok(mut engine) => {
+                engine.guard_deletions(Some(self.guard));
+                engine.keep_deltas_from(20_000);
+                slot.engine = Some(engine);
+            }
+            Err(error) => {
+                assert!(error.is_final(), "it cannot start: {error}");
+                index.crash();
+                slot.index = Some(index);
+                if slot.disk.is_dead() {
+                    self.restart(replica);
+                }
+            }
+        }
     }
 
     pub(crate) fn scan(&mut self, replica: usize) {
@@ -469,10 +487,13 @@ impl World {
 
     fn flush(&mut self, replica: usize) {
         // As `Folder::flush` does: what could not be read is in no token.
+        let before = tree(&self.replicas[replica].disk);
         let whole = self.run(replica, |engine| Ok(engine.scan()?.problems.is_empty()));
         let token = self.replicas[replica].engine.as_ref().and_then(SimEngine::token);
         let Some(token) = token.filter(|_| whole == Some(true)) else { return };
-        let texts = tree(&self.replicas[replica].disk).texts.into_values().collect();
+        // What a program writes in the middle of it comes after the token, and what was set aside is not the folder's.
+        let after: BTreeSet<_> = tree(&self.replicas[replica].disk).texts.into_values().collect();
+        let texts = before.texts.into_values().filter(|text| after.contains(text)).collect();
         self.barriers.push((replica, token, texts));
         if self.barriers.len() > 4 {
             self.barriers.remove(0);
