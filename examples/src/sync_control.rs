@@ -69,6 +69,18 @@ pub enum Request {
         /// What may be put back.
         repair: Repair,
     },
+    /// Show the newest version of databases; answered by how many still wait for a part of it.
+    Materialise {
+        /// This path and what is below it; none for all.
+        path: Option<Vec<u8>>,
+    },
+    /// Become the folder's one writer under a lease of this number; answered by nothing.
+    Hold {
+        /// The number.
+        epoch: u64,
+    },
+    /// Stop being it; answered by nothing.
+    Follow,
     /// Of a replica that rejoins: nobody remembers more; answered by whether it was rejoining.
     RejoinAlone,
     /// Of a replica that only sends: which paths differ at a peer? Answered by a list of paths.
@@ -140,6 +152,18 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
         Request::Scan => serde_json::to_value(FoundReport::from(folder.scan().await?))?,
         Request::ConfirmDeletions => {
             serde_json::to_value(FoundReport::from(folder.confirm_deletions().await?))?
+        }
+        Request::Materialise { path } => {
+            let path = path.map(RelPath::new).transpose()?;
+            Value::from(folder.materialise(path.as_ref()).await?)
+        }
+        Request::Hold { epoch } => {
+            folder.hold(epoch).await?;
+            Value::Null
+        }
+        Request::Follow => {
+            folder.follow().await?;
+            Value::Null
         }
         Request::RejoinAlone => Value::from(folder.rejoin_alone().await?),
         Request::Check { repair } => {

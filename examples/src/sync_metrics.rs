@@ -8,6 +8,7 @@
 //! | `syncfs_pending` | versions of peers that are decided on and not durable yet |
 //! | `syncfs_conflicts`, `syncfs_branches`, `syncfs_problems` | what a person should look at |
 //! | `syncfs_restless`, `syncfs_restless_seconds` | databases and groups without a pause that is long enough to read them; for how long the first of them |
+//! | `syncfs_unmaterialised`, `syncfs_unmaterialised_bytes` | databases that are newer than their visible files; bytes of deltas beside those |
 //! | `syncfs_consistent` | 1 while what stands here is known to be consistent |
 //! | `syncfs_refused_total` | versions refused because of a stale epoch |
 //! | `syncfs_differing` | paths of which a peer has a version that a replica which only sends did not take |
@@ -91,6 +92,10 @@ fn text(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> St
     folder(&mut text, "syncfs_restless_seconds", "gauge", &|report| {
         let since = report.restless.iter().map(|restless| restless.since).min();
         u64::try_from(since.map_or(0, |since| now - since)).unwrap_or(0)
+    });
+    folder(&mut text, "syncfs_unmaterialised", "gauge", &|report| report.unmaterialised.len() as u64);
+    folder(&mut text, "syncfs_unmaterialised_bytes", "gauge", &|report| {
+        report.unmaterialised.iter().map(|behind| behind.bytes).sum()
     });
     folder(&mut text, "syncfs_refused_total", "counter", &|report| report.refused);
     let peer = |text: &mut String,

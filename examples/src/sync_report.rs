@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use syncfs::{Consistency, Direction, Folder, Pause, Problem, Restless, Role, ScanReport, Version};
+use syncfs::{
+    Consistency, Direction, Folder, Pause, Problem, Restless, Role, ScanReport, Unmaterialised, Version,
+};
 
 use crate::daemon::Failure;
 use crate::sync_time;
@@ -51,10 +53,22 @@ pub struct SyncReport {
     pub refused: u64,
     /// Every peer ever met.
     pub peers: Vec<PeerReport>,
+    /// Databases of which what is visible is older than what is durable here.
+    #[serde(default)]
+    pub unmaterialised: Vec<UnmaterialisedReport>,
     /// What changed and could not be read since: databases and groups without a pause that is long enough.
     pub restless: Vec<RestlessReport>,
     /// What needs a person's attention.
     pub problems: Vec<String>,
+}
+
+/// A database that is newer than its visible file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UnmaterialisedReport {
+    /// Its path.
+    pub path: String,
+    /// What is kept beside the visible file, in bytes.
+    pub bytes: u64,
 }
 
 /// Something that does not hold still long enough to be read: peers have an older state of it.
@@ -253,6 +267,7 @@ pub fn brief(folder: &Folder) -> SyncReport {
         branches: status.branches,
         refused: status.refused,
         peers: peers.collect(),
+        unmaterialised: status.unmaterialised.iter().map(UnmaterialisedReport::from).collect(),
         restless: status.restless.iter().map(RestlessReport::from).collect(),
         problems: problems.collect(),
     }
@@ -262,6 +277,12 @@ impl From<&Pause> for PauseReport {
     fn from(pause: &Pause) -> Self {
         let (why, since) = (pause.why.clone(), pause.since_ns / 1_000_000_000);
         Self { why, since, only_receiving: pause.only_receiving }
+    }
+}
+
+impl From<&Unmaterialised> for UnmaterialisedReport {
+    fn from(behind: &Unmaterialised) -> Self {
+        Self { path: behind.path.to_string(), bytes: behind.bytes }
     }
 }
 
@@ -331,6 +352,13 @@ impl fmt::Display for SyncReport {
             writeln!(f, "branches   {} (see `syncd branch list`)", self.branches)?;
         }
         self.peers(f)?;
+        for behind in &self.unmaterialised {
+            let (path, bytes) = (&behind.path, size(behind.bytes));
+            writeln!(
+                f,
+                "behind: {path}: shows an older version, {bytes} of changes are kept beside (`syncd materialise`)"
+            )?;
+        }
         for restless in &self.restless {
             let since = sync_time::shown(restless.since.saturating_mul(1_000_000_000));
             writeln!(f, "restless: {}: no state that peers can have since {since} (UTC)", restless.path)?;

@@ -2,6 +2,7 @@
 
 use syncfs::cutting::{Group, Groups, Mark};
 use syncfs::disk::Run;
+use syncfs::fence::Tenure;
 use syncfs::ignore::{Ignore, is_foreign};
 use syncfs::path::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, STATE_DIR};
 use syncfs::reconcile::{Decision, conflict_path, reconcile};
@@ -209,7 +210,7 @@ pub fn message_seeds() -> Vec<Seed> {
                 device,
                 index,
                 fences: vec![],
-                holds: true,
+                tenure: Tenure { at: 9, released: false },
             }),
         ),
         ("have", encode(&Message::Have { round: 1, index, since: 4, full: false })),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use syncfs::cutting::{Group, Groups, Mark};
 use syncfs::disk::{FileKind, MemoryDisk, is_intact};
 use syncfs::engine::{EVENTS_MAX, Engine, Input as Event, SessionId};
-use syncfs::fence::Fence;
+use syncfs::fence::{Fence, Tenure};
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{Edited, FRAME_BYTES_MAX, Message, Moved, Numbered, VERSION, Want, decode, encode};
@@ -112,7 +112,7 @@ impl World {
                 folder: None,
                 index: INDEX,
                 fences: fences(input),
-                holds: input.byte().is_multiple_of(2),
+                tenure: tenure(input.byte()),
             }),
             10 => {
                 let path = path(input.byte());
@@ -182,7 +182,7 @@ impl World {
             device,
             index: INDEX,
             fences: fences(input),
-            holds: who & 4 != 0,
+            tenure: tenure(who >> 2),
         });
     }
 
@@ -309,6 +309,10 @@ fn fences(input: &mut Input<'_>) -> Vec<Fence> {
         base: [(OURS, u64::from(input.byte() % 8) + 1)].into_iter().collect(),
     };
     (1..=u64::from(count)).map(fence).collect()
+}
+
+fn tenure(word: u8) -> Tenure {
+    Tenure { at: u64::from(word >> 1) % 8, released: word.is_multiple_of(2) }
 }
 
 fn path(number: u8) -> RelPath {

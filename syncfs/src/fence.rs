@@ -31,6 +31,16 @@ pub struct Fence {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fences(BTreeMap<u64, Fence>);
 
+/// Whether the holder of the latest takeover still writes. Replicas pass it on; of two, the one with the higher sequence is the
+/// later one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tenure {
+    /// The holder's sequence when it said so; 0 if nothing is known.
+    pub at: u64,
+    /// It has let go of the lease: what it wrote last may be opened anywhere.
+    pub released: bool,
+}
+
 /// Two replicas claim the same epoch: whoever hands out leases gave one number twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(

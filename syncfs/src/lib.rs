@@ -174,6 +174,6 @@ pub use history::{At, History, Version};
 pub use path::{PathError, RelPath};
 pub use status::{
     Conflict, Event, Pause, PeerStatus, Problem, Resolution, Restless, Role, ScanReport, Status, Summary,
-    Transfer,
+    Transfer, Unmaterialised,
 };
 pub use token::Token;

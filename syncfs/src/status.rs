@@ -62,10 +62,20 @@ pub struct Status {
     /// What keeps the replica from working, and since when; `None` when all is well. It goes on by itself once that is gone.
     pub pause: Option<Pause>,
     /// Databases whose current version is durable here and not visible yet: their visible file is of an older one.
-    pub unmaterialised: Vec<RelPath>,
+    pub unmaterialised: Vec<Unmaterialised>,
     /// What changed and could not be read since, so that peers have an older state of it: a database or a group that is written
     /// without a pause that is long enough. Empty when all is well.
     pub restless: Vec<Restless>,
+}
+
+/// A database whose visible file is older than what is durable here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unmaterialised {
+    /// Its path.
+    pub path: RelPath,
+    /// How much is kept beside the visible file, in bytes: what changed since, version by version.
+    pub bytes: u64,
 }
 
 /// Something that does not hold still long enough to be read in one piece.

@@ -136,7 +136,7 @@ fn what_was_acknowledged_as_a_delta_can_be_shown_after_a_power_cut_without_any_p
         let disk = pair.disk.clone();
         let mut follower = pair.restart(survives);
         assert_eq!(disk.files()[&app()], version(0));
-        assert_eq!(follower.materialise().unwrap(), 0, "nothing of it is missing");
+        assert_eq!(follower.materialise(None).unwrap(), 0, "nothing of it is missing");
         let shown = disk.files().remove(&app()).unwrap();
         let newest = (acked.get()..=VERSIONS).find(|number| version(*number) == shown);
         assert!(newest.is_some(), "version {} was acknowledged", acked.get());
@@ -151,7 +151,7 @@ fn what_becomes_visible_is_whole_whenever_the_power_fails() {
         pair
     };
     let show = |pair: &mut Pair| {
-        let shown = pair.follower.materialise();
+        let shown = pair.follower.materialise(None);
         assert!(shown.is_ok() || pair.disk.is_dead(), "{shown:?}");
     };
     at_every_step(behind, show, |pair, survives| {
@@ -159,7 +159,7 @@ fn what_becomes_visible_is_whole_whenever_the_power_fails() {
         let mut follower = pair.restart(survives);
         let shown = disk.files().remove(&app()).unwrap();
         assert!([0, VERSIONS].iter().any(|number| version(*number) == shown), "all of it, or nothing");
-        assert_eq!(follower.materialise().unwrap(), 0);
+        assert_eq!(follower.materialise(None).unwrap(), 0);
         assert_eq!(disk.files()[&app()], version(VERSIONS));
         assert_eq!(disk.logged_blocks(), 0, "no log is left");
     });

@@ -10,6 +10,7 @@ use std::fs;
 use std::time::Duration;
 
 use syncfs::cutting::Mark;
+use syncfs::fence::Tenure;
 use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
 use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, VERSION, Want, decode, encode};
 use syncfs::{Blob, Config, ContentHash, DeviceId, Folder, IndexId, RelPath, SyncError, Violation};
@@ -80,7 +81,7 @@ fn attacker() -> DeviceId {
 
 fn hello(folder: Option<syncfs::FolderId>) -> Message {
     let (device, index, fences) = (attacker(), IndexId(1), Vec::new());
-    Message::Hello { version: VERSION, folder, device, index, fences, holds: false }
+    Message::Hello { version: VERSION, folder, device, index, fences, tenure: Tenure::default() }
 }
 
 fn offer(round: u64, path: &str, text: &[u8]) -> Message {
@@ -202,7 +203,7 @@ async fn impossible_claims_end_the_session() {
             device: folder.device(),
             index: IndexId(1),
             fences: Vec::new(),
-            holds: false,
+            tenure: Tenure::default(),
         })
         .await;
     assert_eq!(copied.verdict().await, Violation::Myself);

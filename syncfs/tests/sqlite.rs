@@ -7,6 +7,8 @@
     reason = "a test touches the world"
 )]
 
+mod database;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,58 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use database::{commit, inspect, prepare};
+use rusqlite::Connection;
 use syncfs::{Config, Event, Folder};
 
 const LONG: Duration = Duration::from_secs(60);
-
-/// Row `n` of both tables is written in transaction `n`, with some bulk that moves pages around.
-fn prepare(path: &Path, mode: &str) -> Connection {
-    let connection = Connection::open(path).unwrap();
-    connection.busy_timeout(Duration::ZERO).unwrap();
-    connection.pragma_update(None, "journal_mode", mode).unwrap();
-    connection
-        .execute_batch(
-            "BEGIN;
-             CREATE TABLE a (n INTEGER PRIMARY KEY, bulk BLOB);
-             CREATE TABLE b (n INTEGER PRIMARY KEY, bulk BLOB);
-             COMMIT;",
-        )
-        .unwrap();
-    connection
-}
-
-fn commit(connection: &mut Connection, n: u64) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    transaction.execute("INSERT INTO a VALUES (?1, randomblob(300))", [n as i64])?;
-    transaction.execute("UPDATE a SET bulk = randomblob(200) WHERE n = ?1", [(n / 2) as i64])?;
-    transaction.execute("INSERT INTO b VALUES (?1, randomblob(700))", [n as i64])?;
-    transaction.commit()
-}
-
-/// What a copied database holds: integrity, and how many transactions, checked to be a prefix.
-fn inspect(path: &Path) -> u64 {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let uri = format!("file:{}?immutable=1", path.display());
-    let connection = Connection::open_with_flags(uri, flags).unwrap();
-    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(check, "ok");
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
-    if tables == 0 {
-        return 0;
-    }
-    let count = |table: &str| -> (u64, u64) {
-        let sql = format!("SELECT count(*), coalesce(max(n), 0) FROM {table}");
-        connection
-            .query_row(&sql, [], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))
-            .unwrap()
-    };
-    let (a, b) = (count("a"), count("b"));
-    assert_eq!(a, b, "both tables at the same transaction");
-    assert_eq!(a.0, a.1, "no transaction is missing before the last");
-    a.0
-}
 
 async fn connect(a: &Folder, b: &Folder) {
     let (left, right) = tokio::io::duplex(1 << 20);
@@ -453,138 +408,4 @@ async fn a_flush_has_what_was_written_right_after_a_cut_even_if_it_can_only_be_r
         a.wait(&token, &[b.device()], LONG).await.unwrap();
         assert_eq!(inspect(&right.path().join("app.db")), n, "{mode}");
     }
-}
-
-/// A holder and a follower with a database of some MiB, of which the follower has the last commits as deltas only.
-async fn with_deltas(left: &Path, right: &Path) -> (Folder, Folder, Connection, u64) {
-    let a = Folder::create(Config::new(left)).await.unwrap();
-    let b = Folder::create(Config::new(right)).await.unwrap();
-    a.hold(1).await.unwrap();
-    connect(&a, &b).await;
-    let mut connection = prepare(&left.join("app.db"), "WAL");
-    let bulk = "CREATE TABLE big (bulk BLOB);
-                WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 1500)
-                INSERT INTO big SELECT randomblob(3000) FROM t";
-    connection.execute_batch(bulk).unwrap();
-    let barrier = async || {
-        let token = a.flush().await.unwrap();
-        a.wait(&token, &[b.device()], LONG).await.unwrap();
-    };
-    barrier().await;
-    let before = fs::read(right.join("app.db")).unwrap();
-    let mut n = 0;
-    for _ in 0..5 {
-        n += 1;
-        commit(&mut connection, n).unwrap();
-        barrier().await;
-    }
-    assert_eq!(
-        fs::read(right.join("app.db")).unwrap(),
-        before,
-        "what is visible is not written with every commit"
-    );
-    assert_eq!(logs(right).len(), 1);
-    (a, b, connection, n)
-}
-
-fn logs(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir.join(".syncfs/deltas")).unwrap().map(|entry| entry.unwrap().path()).collect()
-}
-
-#[tokio::test]
-async fn the_deltas_of_a_replica_survive_its_restart_and_are_there_once_it_holds() {
-    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (a, b, _connection, n) = with_deltas(left.path(), right.path()).await;
-    b.close().await;
-    a.close().await;
-    // What a crash leaves of a version that was not committed.
-    let log = logs(right.path()).remove(0);
-    let whole = fs::metadata(&log).unwrap().len();
-    assert!(whole < 200_000, "five commits cost {whole} bytes");
-    let torn = [&fs::read(&log).unwrap()[..], &[7; 9000]].concat();
-    fs::write(&log, torn).unwrap();
-    let b = Folder::open(Config::new(right.path())).await.unwrap();
-    assert_eq!(fs::metadata(&log).unwrap().len(), whole);
-    assert_eq!(b.status().unmaterialised.len(), 1);
-    b.hold(2).await.unwrap();
-    assert_eq!(inspect(&right.path().join("app.db")), n);
-    assert!(logs(right.path()).is_empty() && b.status().unmaterialised.is_empty());
-}
-
-#[tokio::test]
-async fn what_a_follower_shows_is_the_last_commit_once_the_holder_lets_go() {
-    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (a, b, mut connection, mut n) = with_deltas(left.path(), right.path()).await;
-    a.follow().await.unwrap();
-    all_is_shown(&b).await;
-    assert_eq!(inspect(&right.path().join("app.db")), n);
-    assert!(logs(right.path()).is_empty());
-    // It takes the same lease up again: commits cost little again.
-    a.hold(1).await.unwrap();
-    let before = fs::metadata(right.path().join("app.db")).unwrap().ino();
-    n += 1;
-    commit(&mut connection, n).unwrap();
-    let token = a.flush().await.unwrap();
-    a.wait(&token, &[b.device()], LONG).await.unwrap();
-    assert_eq!(fs::metadata(right.path().join("app.db")).unwrap().ino(), before);
-    assert_eq!(logs(right.path()).len(), 1);
-    // A replica that was away meanwhile hears of it when it is back.
-    b.close().await;
-    a.follow().await.unwrap();
-    let b = Folder::open(Config::new(right.path())).await.unwrap();
-    assert_eq!(b.status().unmaterialised.len(), 1);
-    connect(&a, &b).await;
-    all_is_shown(&b).await;
-    assert_eq!(inspect(&right.path().join("app.db")), n);
-}
-
-async fn all_is_shown(folder: &Folder) {
-    let end = Instant::now() + LONG;
-    while !folder.status().unmaterialised.is_empty() {
-        assert!(Instant::now() < end, "{:?}", folder.status());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-#[tokio::test]
-async fn a_damaged_delta_log_is_fetched_again() {
-    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (a, b, _connection, n) = with_deltas(left.path(), right.path()).await;
-    b.close().await;
-    let log = logs(right.path()).remove(0);
-    let mut bytes = fs::read(&log).unwrap();
-    let last = bytes.len() - 20;
-    bytes[last] ^= 1;
-    fs::write(&log, bytes).unwrap();
-    let b = Folder::open(Config::new(right.path())).await.unwrap();
-    assert!(
-        matches!(b.hold(2).await, Err(syncfs::FenceError::Resyncing(1))),
-        "the last commits are not there"
-    );
-    connect(&a, &b).await;
-    all_is_shown(&b).await;
-    b.hold(2).await.unwrap();
-    assert_eq!(inspect(&right.path().join("app.db")), n);
-}
-
-#[tokio::test]
-async fn an_edit_of_what_is_visible_is_kept_and_the_last_commit_comes_back() {
-    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (_a, b, _connection, n) = with_deltas(left.path(), right.path()).await;
-    let mut events = b.subscribe();
-    fs::write(right.path().join("app.db"), "an edit").unwrap();
-    let branch = loop {
-        let event = tokio::time::timeout(LONG, events.recv()).await.unwrap().unwrap();
-        if let syncfs::Event::SetAside { branch, .. } = event {
-            break branch;
-        }
-    };
-    let kept = right.path().join(".syncfs/aside").join(branch).join("app.db");
-    assert_eq!(fs::read_to_string(kept).unwrap(), "an edit");
-    let end = Instant::now() + LONG;
-    while !fs::read(right.path().join("app.db")).unwrap().starts_with(b"SQLite format 3") {
-        assert!(Instant::now() < end);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(inspect(&right.path().join("app.db")), n);
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use syncfs::chunk::CHUNK_BYTES_MAX;
 use syncfs::cutting::{GROUP_PATHS_MAX, GROUPS_MAX, Group, Groups, LOOSE_MAX, Mark};
 use syncfs::disk::Run;
-use syncfs::fence::{FENCES_MAX, Fence};
+use syncfs::fence::{FENCES_MAX, Fence, Tenure};
 use syncfs::record::{
     Attributes, Chunk, Content, FILE_CHUNKS_MAX, Kind, Owner, Record, VECTOR_DEVICES_MAX, VersionVector,
     XATTRS_BYTES_MAX, XATTRS_MAX, Xattrs,
@@ -61,7 +61,7 @@ fn cuts() -> (Mark, Groups) {
 fn samples() -> Vec<(&'static str, Message)> {
     let content = Content::new(vec![Chunk { hash: ContentHash::of(b"chunk"), length: 5 }]);
     let fence = Fence { epoch: 3, holder: device(2), base: [(device(1), 7)].into_iter().collect() };
-    let folder = Some(FolderId::from_bytes([4; 16]));
+    let (folder, tenure) = (Some(FolderId::from_bytes([4; 16])), Tenure { at: 9, released: true });
     let owner = Some(Owner { uid: 1000, gid: 100 });
     let xattrs =
         [("security.capability", "cap"), ("user.note", "n")].map(|(name, value)| (name.into(), value.into()));
@@ -96,10 +96,10 @@ fn samples() -> Vec<(&'static str, Message)> {
                 device: device(1),
                 index: IndexId(5),
                 fences: vec![fence.clone()],
-                holds: true,
+                tenure,
             },
         ),
-        ("state", Message::State { folder: None, index: IndexId(6), fences: vec![fence], holds: false }),
+        ("state", Message::State { folder: None, index: IndexId(6), fences: vec![fence], tenure }),
         ("have", Message::Have { round: 1, index: IndexId(5), since: 12, full: false }),
         ("records", Message::Records { round: 1, records, through: 20, knowledge, mark, complete: true }),
         ("groups", Message::Groups(groups)),
@@ -290,7 +290,7 @@ fn limits_of_records_hold_exactly_at_the_limit() {
     let fences = |count: u64| {
         let fence = |epoch| Fence { epoch, holder: device(1), base: VersionVector::default() };
         let fences = (1..=count).map(fence).collect();
-        Message::State { folder: None, index: IndexId(1), fences, holds: false }
+        Message::State { folder: None, index: IndexId(1), fences, tenure: Tenure::default() }
     };
     ok(&fences(FENCES_MAX as u64));
     excess(&fences(FENCES_MAX as u64 + 1));

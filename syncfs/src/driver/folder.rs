@@ -315,13 +315,14 @@ impl Folder {
         self.ask(Command::Follow).await.ok_or(FenceError::Closed)?
     }
 
-    /// Makes the visible file of every database its current version; [`Folder::hold`] does so, too. Returns how many are still
-    /// [unmaterialised](Status::unmaterialised), because a part of their content has to come from a peer first.
+    /// Makes the visible file of every database its current version; `at` limits that to this path and what is below it.
+    /// [`Folder::hold`] does so for all, too. Returns how many are still [unmaterialised](Status::unmaterialised), because a part
+    /// of their content has to come from a peer first.
     ///
     /// # Errors
     /// If the directory or the index fails.
-    pub async fn materialise(&self) -> Result<u64, QueryError> {
-        Ok(self.ask(Command::Materialise).await.ok_or(QueryError::Closed)??)
+    pub async fn materialise(&self, at: Option<&RelPath>) -> Result<u64, QueryError> {
+        Ok(self.ask(|reply| Command::Materialise(at.cloned(), reply)).await.ok_or(QueryError::Closed)??)
     }
 
     /// What vanished and was held back as a mass deletion (see [`Status::held_deletions`]) was meant: it is deleted now, here

@@ -70,7 +70,7 @@ pub(super) enum Command {
         seal: bool,
         reply: Reply<Token, FlushError>,
     },
-    Materialise(Reply<u64, StoreError>),
+    Materialise(Option<RelPath>, Reply<u64, StoreError>),
     Digest(Reply<Digest, StoreError>),
     Conflicts(Reply<Vec<Conflict>, StoreError>),
     Hold(u64, Reply<(), FenceError>),

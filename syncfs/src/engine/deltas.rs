@@ -4,7 +4,7 @@
 //! into place; then the log goes)
 //!
 //! * before [`Engine::hold`] returns, and whenever [`Engine::materialise`] is called;
-//! * when the holder says that it has let go of the lease;
+//! * when the holder has let go of the lease, as it says itself or a replica that heard of it;
 //! * when the log is two thirds as long as the file: the copy then costs one and a half times the pages that changed, so that all
 //!   that is written is two and a half times those;
 //! * when the replica does not follow any more, or the database becomes part of a group that is cut together.
@@ -22,11 +22,12 @@ use std::collections::BTreeMap;
 use crate::chunk::database_chunk_bytes;
 use crate::disk::{Disk, DiskError, Stat};
 use crate::error::StoreError;
+use crate::fence::{Fence, Tenure};
 use crate::index::{Behind, Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, reconcile};
 use crate::record::{Content, Kind, Record};
-use crate::status::{Event, Role};
+use crate::status::{Event, Role, Unmaterialised};
 
 use super::apply::Outcome;
 use super::intake::Observed;
@@ -43,8 +44,8 @@ pub(super) struct Deltas {
     /// Logs that are not needed once the index says so.
     over: Vec<RelPath>,
     bytes_min: u64,
-    /// The holder has let go: what it wrote last may be opened anywhere.
-    released: bool,
+    /// Of the latest takeover, as peers say.
+    tenure: Tenure,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,19 @@ struct Waiting {
 
 impl Default for Deltas {
     fn default() -> Self {
-        Self { behind: BTreeMap::new(), over: Vec::new(), bytes_min: DELTA_BYTES_MIN, released: false }
+        Self {
+            behind: BTreeMap::new(),
+            over: Vec::new(),
+            bytes_min: DELTA_BYTES_MIN,
+            tenure: Tenure::default(),
+        }
+    }
+}
+
+impl Deltas {
+    /// There is a new holder.
+    pub(super) fn forget_tenure(&mut self) {
+        self.tenure = Tenure::default();
     }
 }
 
@@ -69,21 +82,46 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// The databases whose visible file is behind.
     #[must_use]
-    pub fn unmaterialised(&self) -> Vec<RelPath> {
-        self.deltas.behind.keys().cloned().collect()
+    pub fn unmaterialised(&self) -> Vec<Unmaterialised> {
+        let shown = |(path, waiting): (&RelPath, &Waiting)| Unmaterialised {
+            path: path.clone(),
+            bytes: waiting.mark,
+        };
+        self.deltas.behind.iter().map(shown).collect()
     }
 
-    /// A peer says whether it holds. It is believed of its own lease only, and until that is another's.
-    pub(super) fn learn_hold(&mut self, id: SessionId, holds: bool) {
-        let peer = self.sessions.get(&id).and_then(|session| session.peer);
-        if peer.is_some() && peer == self.meta.fences.current().map(|fence| fence.holder) {
-            self.deltas.released = !holds;
+    /// Whether the latest takeover is over, as far as this replica knows.
+    pub(super) fn tenure(&self) -> Tenure {
+        match self.meta.fences.current() {
+            Some(fence) if fence.holder == self.meta.device => {
+                Tenure { at: self.meta.sequence, released: self.meta.role != Role::Holder }
+            }
+            _ => self.deltas.tenure,
         }
     }
 
-    /// There is a new holder.
-    pub(super) fn expect_hold(&mut self) {
-        self.deltas.released = false;
+    /// A peer says whether the holder of the newest of these takeovers still writes. The holder itself knows best, of others the one
+    /// that heard of it later. What is new is passed on: not every replica is connected to the holder.
+    pub(super) fn learn_tenure(
+        &mut self,
+        id: SessionId,
+        fences: &[Fence],
+        theirs: Tenure,
+    ) -> Result<(), StoreError> {
+        let peer = self.sessions.get(&id).and_then(|session| session.peer);
+        let Some(current) = self.meta.fences.current() else { return Ok(()) };
+        let same = |told: &Fence| (told.epoch, told.holder) == (current.epoch, current.holder);
+        if !fences.last().is_some_and(same) || current.holder == self.meta.device {
+            return Ok(());
+        }
+        let before = self.deltas.tenure;
+        if theirs.at > before.at || theirs.at > 0 && peer == Some(current.holder) {
+            self.deltas.tenure = theirs;
+            if theirs.released != before.released {
+                self.restate(false)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes up the logs of the life before. One that is damaged is given up: its version is brought from a peer.
@@ -224,13 +262,14 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.part(path, entry, kind, &stat)
     }
 
-    /// Makes the visible file of every database its current version. Returns how many are still behind, because a part of their
-    /// content has to come from a peer first.
+    /// Makes the visible file of every database its current version; `at` limits that to this path and what is below it. Returns how
+    /// many are still behind, because a part of their content has to come from a peer first.
     ///
     /// # Errors
     /// If the directory or the index fails.
-    pub fn materialise(&mut self) -> Result<u64, StoreError> {
-        let paths: Vec<_> = self.deltas.behind.keys().cloned().collect();
+    pub fn materialise(&mut self, at: Option<&RelPath>) -> Result<u64, StoreError> {
+        let meant = |path: &&RelPath| at.is_none_or(|at| *path == at || path.is_below(at));
+        let paths: Vec<_> = self.deltas.behind.keys().filter(meant).cloned().collect();
         let mut left = 0;
         for path in paths {
             if !self.materialise_now(&path)? {
@@ -317,7 +356,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Whether new versions of a path may be invisible for a while.
     fn keeps_deltas(&self, path: &RelPath) -> bool {
         let follows = self.meta.fences.epoch() > 0 && self.meta.role == Role::Follower;
-        follows && !self.deltas.released && self.group_of(path).is_none()
+        follows && !self.deltas.tenure.released && self.group_of(path).is_none()
     }
 
     /// Begins with those that are due.

@@ -20,7 +20,7 @@ use crate::error::{StoreError, Violation};
 use crate::index::Index;
 use crate::path::RelPath;
 use crate::record::{VECTOR_DEVICES_MAX, VersionVector};
-use crate::status::{Event, Role, Summary, Transfer};
+use crate::status::{Event, Summary, Transfer};
 use crate::wire::{Message, Numbered, RECORDS_MAX, Want};
 
 use super::pending::Pending;
@@ -180,10 +180,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         match message {
             Message::Hello { .. } => self.hello(id, message)?,
-            Message::State { folder, index, fences, holds } => {
+            Message::State { folder, index, fences, tenure } => {
                 self.agree(id, folder)?;
                 self.learn(id, &fences)?;
-                self.learn_hold(id, holds);
+                self.learn_tenure(id, &fences, tenure)?;
                 self.ask(id, index)?;
             }
             Message::Have { round, index, since, full } => self.have(id, round, index, since, full)?,
@@ -253,11 +253,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         ids.into_iter().try_for_each(|(id, index)| self.ask(id, index))
     }
 
-    /// After this replica's index began a new life, or it learned of a fence, or its role changed: tells every peer, and asks again.
+    /// After this replica's index began a new life, or it learned of a fence, or of how its holder stands: tells every peer, and asks again.
     pub(super) fn restate(&mut self, afresh: bool) -> Result<(), StoreError> {
         let fences = self.meta.fences.iter().cloned().collect();
-        let holds = self.meta.role == Role::Holder;
-        let state = Message::State { folder: self.meta.folder, index: self.meta.index, fences, holds };
+        let (folder, index, tenure) = (self.meta.folder, self.meta.index, self.tenure());
+        let state = Message::State { folder, index, fences, tenure };
         let ids: Vec<_> = self.sessions.keys().copied().collect();
         for id in ids {
             let session = self.sessions.get_mut(&id).expect("the key was just listed");

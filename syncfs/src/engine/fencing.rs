@@ -26,7 +26,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Err(FenceError::ReceiveOnly);
         }
         self.check_hold(epoch)?;
-        let behind = self.materialise()?;
+        let behind = self.materialise(None)?;
         if behind > 0 {
             return Err(FenceError::Resyncing(behind));
         }
@@ -41,7 +41,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             base.raise(self.meta.device, self.meta.sequence);
             self.meta.fences.insert(Fence { epoch, holder: self.meta.device, base });
         }
-        self.meta.role = Role::Holder;
+        if std::mem::replace(&mut self.meta.role, Role::Holder) != Role::Holder {
+            // What peers are told of the tenure now is later than all that they were told before.
+            self.next_sequence();
+        }
         self.take_over_groups();
         self.adopt_edits()?;
         self.uncommitted = true;
@@ -57,6 +60,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn follow(&mut self) -> Result<(), FenceError> {
         self.scan()?;
         let held = std::mem::replace(&mut self.meta.role, Role::Follower) == Role::Holder;
+        if held {
+            self.next_sequence();
+        }
         self.uncommitted = true;
         self.commit()?;
         if held {
@@ -148,7 +154,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if current.holder != self.meta.device {
                 self.meta.role = Role::Follower;
             }
-            self.expect_hold();
+            self.deltas.forget_tenure();
             self.event(Event::Fenced { epoch: current.epoch, holder: current.holder });
         }
         self.uncommitted = true;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::chunk::CHUNK_BYTES_MAX;
 use crate::device::{DeviceId, FolderId, IndexId};
-use crate::fence::{FENCES_MAX, Fence};
+use crate::fence::{FENCES_MAX, Fence, Tenure};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{PATH_BYTES_MAX, PathError, RelPath};
 use crate::record::{Record, VECTOR_DEVICES_MAX, VersionVector};
@@ -59,21 +59,21 @@ pub enum DecodeError {
 pub fn encode(message: &Message) -> Vec<u8> {
     let mut out = Writer(Vec::new());
     match message {
-        Message::Hello { version, folder, device, index, fences, holds } => {
+        Message::Hello { version, folder, device, index, fences, tenure } => {
             out.byte(1);
             out.0.extend_from_slice(&version.to_le_bytes());
             out.folder(*folder);
             out.0.extend_from_slice(device.as_bytes());
             out.word(index.0);
             out.fences(fences);
-            out.byte(u8::from(*holds));
+            out.tenure(*tenure);
         }
-        Message::State { folder, index, fences, holds } => {
+        Message::State { folder, index, fences, tenure } => {
             out.byte(2);
             out.folder(*folder);
             out.word(index.0);
             out.fences(fences);
-            out.byte(u8::from(*holds));
+            out.tenure(*tenure);
         }
         Message::Have { round, index, since, full } => {
             out.byte(3);
@@ -141,13 +141,13 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             device: DeviceId::from_bytes(input.array()?),
             index: IndexId(input.word()?),
             fences: input.fences()?,
-            holds: input.flag()?,
+            tenure: input.tenure()?,
         },
         2 => Message::State {
             folder: input.folder()?,
             index: IndexId(input.word()?),
             fences: input.fences()?,
-            holds: input.flag()?,
+            tenure: input.tenure()?,
         },
         3 => Message::Have {
             round: input.word()?,
@@ -271,6 +271,11 @@ impl Writer {
         }
     }
 
+    fn tenure(&mut self, tenure: Tenure) {
+        self.word(tenure.at);
+        self.byte(u8::from(tenure.released));
+    }
+
     fn records(&mut self, records: &[Numbered]) {
         self.count(records.len());
         for numbered in records {
@@ -381,6 +386,10 @@ impl<'a> Reader<'a> {
             vector.raise(device, counter);
         }
         Ok(vector)
+    }
+
+    fn tenure(&mut self) -> Result<Tenure, DecodeError> {
+        Ok(Tenure { at: self.word()?, released: self.flag()? })
     }
 
     fn fences(&mut self) -> Result<Vec<Fence>, DecodeError> {

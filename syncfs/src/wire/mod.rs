@@ -19,13 +19,13 @@ pub(crate) use codec::{
 use crate::cutting::{Groups, Mark};
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::disk::Run;
-use crate::fence::Fence;
+use crate::fence::{Fence, Tenure};
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
 use crate::record::{Record, VersionVector};
 
 /// The version of this message set.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The largest message, in bytes, without the length before it.
 pub const FRAME_BYTES_MAX: usize = (4 << 20) + (512 << 10);
 /// Most records in one [`Message::Records`].
@@ -126,10 +126,10 @@ pub enum Message {
         index: IndexId,
         /// All takeovers it knows of.
         fences: Vec<Fence>,
-        /// Whether it is the writer under the newest of these. Whoever was and is not has let go of the lease.
-        holds: bool,
+        /// What it knows of the holder of the newest of these.
+        tenure: Tenure,
     },
-    /// My index began a new life, I learned of these takeovers, of the folder, or began or
+    /// My index began a new life, I learned of these takeovers, of the folder, or that a holder began or
     /// ceased to hold. What I said of an older index is void.
     State {
         /// The folder, as in `Hello`.
@@ -139,7 +139,7 @@ pub enum Message {
         /// Takeovers that the receiver may not know.
         fences: Vec<Fence>,
         /// As in `Hello`.
-        holds: bool,
+        tenure: Tenure,
     },
     /// Send me your records after `since` of your index. What was sent for an earlier round does not count any more.
     Have {

@@ -164,7 +164,7 @@ impl World {
             88..91 if faults => self.fault(),
             91 if databases => {
                 let replica = self.any();
-                self.run(replica, |engine| engine.materialise().map(drop));
+                self.run(replica, |engine| engine.materialise(None).map(drop));
             }
             91 => self.accident(),
             92 if leases => {
@@ -571,7 +571,7 @@ impl World {
         self.run_dry();
         // Every version is durable everywhere; now it is to be seen, too.
         for replica in 0..self.replicas.len() {
-            self.run(replica, |engine| engine.materialise().map(drop));
+            self.run(replica, |engine| engine.materialise(None).map(drop));
         }
         self.run_dry();
     }

@@ -12,10 +12,10 @@ use serde_json::json;
 #[derive(Args)]
 pub struct Options {
     /// A directory that is being served
-    dir: PathBuf,
+    pub dir: PathBuf,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 pub async fn scan(options: Options) -> Result<(), Failure> {
@@ -93,6 +93,6 @@ async fn sends_only(dir: &Path) -> Result<(), Failure> {
     )))
 }
 
-fn say(json: bool, name: &str, value: &str) -> Result<(), Failure> {
+pub fn say(json: bool, name: &str, value: &str) -> Result<(), Failure> {
     if json { daemon::print_json(&json!({ name: value })) } else { daemon::print(&format!("{value}\n")) }
 }

@@ -11,6 +11,7 @@ mod events;
 mod history;
 mod import;
 mod init;
+mod lease;
 mod look;
 mod serve;
 mod status;
@@ -79,6 +80,12 @@ enum Command {
     Differing(look::Options),
     /// Replace what differs at the peers of a folder that only sends by what stands here
     Override(look::Options),
+    /// Make a replica the one writer of its folder, under the number of a lease
+    Hold(lease::Hold),
+    /// Say that a replica is not the writer any more: what is edited there from now on is set aside and undone
+    Follow(look::Options),
+    /// Show the newest version of databases that a replica keeps as deltas while it follows a writer
+    Materialise(lease::Materialise),
     /// List what is kept of files that peers replaced or deleted here
     History(history::Options),
     /// Bring kept versions back
@@ -111,6 +118,9 @@ fn main() -> ExitCode {
             Command::Digest(options) => look::digest(options).await,
             Command::Differing(options) => look::differing(options).await,
             Command::Override(options) => look::override_peers(options).await,
+            Command::Hold(options) => lease::hold(options).await,
+            Command::Follow(options) => lease::follow(options).await,
+            Command::Materialise(options) => lease::materialise(options).await,
             Command::History(options) => history::run(options).await,
             Command::Restore(options) => history::restore(options).await,
             Command::Events(options) => events::run(options).await,

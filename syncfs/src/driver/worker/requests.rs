@@ -43,7 +43,7 @@ impl Worker {
                 self.hooks.start_all();
             }
             Command::Flush { seal: true, reply } => self.answer_flush(reply, true).await?,
-            Command::Materialise(reply) => answer(reply, self.engine.materialise())?,
+            Command::Materialise(at, reply) => answer(reply, self.engine.materialise(at.as_ref()))?,
             Command::Digest(reply) => answer(reply, self.engine.digest().map_err(StoreError::from))?,
             Command::Conflicts(reply) => {
                 answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?
@@ -243,7 +243,7 @@ impl Command {
             Self::Differing(reply) => refuse(reply, why),
             Self::Override(reply) => refuse(reply, why),
             Self::RejoinAlone(reply) => refuse(reply, why),
-            Self::Materialise(reply) => refuse(reply, why),
+            Self::Materialise(_, reply) => refuse(reply, why),
             Self::Digest(reply) => refuse(reply, why),
             Self::Conflicts(reply) => refuse(reply, why),
             Self::Hold(_, reply) | Self::Follow(reply) => refuse(reply, why),

@@ -12,7 +12,7 @@ use super::{Engine, SessionId};
 
 impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn hello(&mut self, id: SessionId, message: Message) -> Result<(), StoreError> {
-        let Message::Hello { version, folder, device, index, fences, holds } = message else {
+        let Message::Hello { version, folder, device, index, fences, tenure } = message else {
             unreachable!("only Hello comes here");
         };
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
@@ -33,7 +33,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.event(Event::Connected(device));
         self.agree(id, folder)?;
         self.learn(id, &fences)?;
-        self.learn_hold(id, holds);
+        self.learn_tenure(id, &fences, tenure)?;
         self.ask(id, index)?;
         self.restart_restores();
         Ok(())

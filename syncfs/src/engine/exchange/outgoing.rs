@@ -7,7 +7,7 @@ use crate::hash::{Blob, ContentHash};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::record::{Chunk, VersionVector};
-use crate::status::{Event, Role};
+use crate::status::Event;
 use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Numbered, RECORDS_MAX, RUNS_MAX, VERSION};
 
 use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId};
@@ -46,10 +46,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if !self.meta.cuts.groups.is_empty() {
                 session.control.push_front(Message::Groups(self.meta.cuts.groups.clone()));
             }
-            let fences = self.meta.fences.iter().cloned().collect();
+            let (fences, tenure) = (self.meta.fences.iter().cloned().collect(), self.tenure());
             let crate::index::Meta { folder, device, index, .. } = self.meta;
-            let holds = self.meta.role == Role::Holder;
-            return Ok(Some(Message::Hello { version: VERSION, folder, device, index, fences, holds }));
+            return Ok(Some(Message::Hello { version: VERSION, folder, device, index, fences, tenure }));
         }
         if let Some(message) = session.control.pop_front() {
             return Ok(Some(message));
