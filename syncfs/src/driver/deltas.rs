@@ -8,6 +8,8 @@
 //!
 //! The blocks themselves have no hash of their own: they are only ever read as part of a chunk, whose hash is checked.
 
+mod places;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -16,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fsync, ftruncate, openat, unlinkat};
 use rustix::io::Errno;
 
+use self::places::{Place, Places, RECENT_MAX};
 use super::database::read_up_to;
 use super::disk::RealDisk;
 use super::state::stage_name;
@@ -33,14 +36,13 @@ const ROW_BYTES: u64 = 8;
 /// Where the version begins, its blocks, and the hash over both and the rows.
 const TRAILER_BYTES: u64 = 8 + 4 + 32;
 
-/// Where the bytes of a block stand in a log, and how many they are.
-type Places = BTreeMap<u32, (u64, u32)>;
-
 /// All logs of a folder.
 #[derive(Debug)]
 pub(super) struct Deltas {
     dir: OwnedFd,
     logs: BTreeMap<RelPath, Log>,
+    /// Blocks of a log whose places are in memory.
+    recent_max: usize,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,7 @@ struct Log {
 
 impl Deltas {
     pub(super) fn new(dir: OwnedFd) -> Self {
-        Self { dir, logs: BTreeMap::new() }
+        Self { dir, logs: BTreeMap::new(), recent_max: RECENT_MAX }
     }
 
     /// See [`crate::disk::Disk::delta_reset`].
@@ -76,11 +78,11 @@ impl Deltas {
         }
         match self.logs.get_mut(path) {
             Some(log) if log.sealed == Some(mark) => {
-                let fresh = std::mem::take(&mut log.fresh);
-                log.places.extend(fresh);
+                let fresh = std::mem::replace(&mut log.fresh, Places::new(self.recent_max));
+                log.places.absorb(&self.dir, fresh)?;
                 (log.mark, log.sealed) = (mark, None);
             }
-            Some(log) if log.mark == mark => log.give_up()?,
+            Some(log) if log.mark == mark => log.give_up(self.recent_max)?,
             _ => match self.open(path, mark)? {
                 Some(log) => drop(self.logs.insert(path.clone(), log)),
                 None => return Ok(false),
@@ -148,7 +150,7 @@ impl Deltas {
             let file = File::from(file.map_err(|error| failed("create a delta log", error))?);
             file.write_all_at(MAGIC, 0).map_err(|error| failed("write a delta log", error))?;
             let mark = MAGIC.len() as u64;
-            let log = Log::new(file, Places::new(), mark);
+            let log = Log::new(file, Places::new(self.recent_max), mark, self.recent_max);
             self.logs.insert(path.clone(), Log { is_new: true, ..log });
         }
         Ok(self.logs.get_mut(path).expect("it was just put there"))
@@ -162,24 +164,30 @@ impl Deltas {
             Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
             Err(error) => return Err(failed("open a delta log", error)),
         };
-        let Some(places) = places_of(&file, mark) else { return Ok(None) };
+        let Some(versions) = versions_of(&file, mark) else { return Ok(None) };
+        let mut places = Places::new(self.recent_max);
+        for version in versions.iter().rev() {
+            if !version.each_block(&file, |block, place| places.insert(&self.dir, block, place))? {
+                return Ok(None);
+            }
+        }
         ftruncate(&file, mark).map_err(|error| failed("cut a delta log", error))?;
-        Ok(Some(Log::new(file, places, mark)))
+        Ok(Some(Log::new(file, places, mark, self.recent_max)))
     }
 }
 
 impl Log {
-    fn new(file: File, places: Places, mark: u64) -> Self {
-        let (fresh, rows) = (Places::new(), Vec::new());
+    fn new(file: File, places: Places, mark: u64, recent_max: usize) -> Self {
+        let (fresh, rows) = (Places::new(recent_max), Vec::new());
         Self { file, is_new: false, places, mark, fresh, end: mark, rows, sealed: None }
     }
 
     /// Forgets what was written since the last version that counts.
-    fn give_up(&mut self) -> Result<(), DiskError> {
+    fn give_up(&mut self, recent_max: usize) -> Result<(), DiskError> {
         if self.end > self.mark {
             ftruncate(&self.file, self.mark).map_err(|error| failed("cut a delta log", error))?;
         }
-        self.fresh.clear();
+        self.fresh = Places::new(recent_max);
         self.rows.clear();
         (self.end, self.sealed) = (self.mark, None);
         Ok(())
@@ -189,21 +197,21 @@ impl Log {
     fn overlay(&self, places: &Places, offset: u64, buffer: &mut [u8]) -> Result<bool, DiskError> {
         let (first, end) = (block_of(offset), blocks_in(offset + buffer.len() as u64));
         let mut any = false;
-        for (block, (at, length)) in places.range(first..end) {
+        for (block, (at, length)) in places.among(first, end)? {
             // Chunks begin at a block.
-            let from = (u64::from(*block) * BLOCK_BYTES as u64 - offset) as usize;
-            let length = (*length as usize).min(buffer.len() - from);
-            read_up_to(&self.file, *at, &mut buffer[from..from + length])?;
+            let from = (u64::from(block) * BLOCK_BYTES as u64 - offset) as usize;
+            let length = (length as usize).min(buffer.len() - from);
+            read_up_to(&self.file, at, &mut buffer[from..from + length])?;
             any = true;
         }
         Ok(any)
     }
 
     /// Adds blocks that follow one another.
-    fn append(&mut self, first: u32, bytes: &[u8]) -> Result<(), DiskError> {
+    fn append(&mut self, dir: &OwnedFd, first: u32, bytes: &[u8]) -> Result<(), DiskError> {
         self.file.write_all_at(bytes, self.end).map_err(|error| failed("write a delta log", error))?;
         for (block, part) in (first..).zip(bytes.chunks(BLOCK_BYTES)) {
-            self.fresh.insert(block, (self.end, part.len() as u32));
+            self.fresh.insert(dir, block, (self.end, part.len() as u32))?;
             self.rows.push((block, part.len() as u32));
             self.end += part.len() as u64;
         }
@@ -211,19 +219,27 @@ impl Log {
     }
 }
 
-/// The blocks of all versions that end at or before `mark`, read from the footers; `None` if one is damaged.
-fn places_of(file: &File, mark: u64) -> Option<Places> {
+/// One version in a log.
+struct Logged {
+    /// Where its bytes begin.
+    start: u64,
+    /// Where its footer begins, and where that ends.
+    rows_at: u64,
+    end: u64,
+}
+
+/// The versions that end at or before `mark`, the newest first; `None` if a footer is damaged.
+fn versions_of(file: &File, mark: u64) -> Option<Vec<Logged>> {
     let head = MAGIC.len() as u64;
-    let mut places = Places::new();
     let mut magic = [0; 16];
     file.read_exact_at(&mut magic, 0).ok().filter(|()| magic == *MAGIC)?;
     if file.metadata().ok()?.len() < mark {
         return None;
     }
-    let mut end = mark;
+    let (mut versions, mut end) = (Vec::new(), mark);
     while end > head {
-        let trailer_at = end.checked_sub(TRAILER_BYTES)?;
         let mut trailer = [0; TRAILER_BYTES as usize];
+        let trailer_at = end.checked_sub(TRAILER_BYTES)?;
         file.read_exact_at(&mut trailer, trailer_at).ok()?;
         let start = u64::from_le_bytes(trailer[..8].try_into().ok()?);
         let count = u32::from_le_bytes(trailer[8..12].try_into().ok()?);
@@ -231,25 +247,37 @@ fn places_of(file: &File, mark: u64) -> Option<Places> {
         if start < head || start >= rows_at {
             return None;
         }
-        let mut footer = vec![0; (end - rows_at) as usize - 32];
-        file.read_exact_at(&mut footer, rows_at).ok()?;
-        if blake3::hash(&footer).as_bytes()[..] != trailer[12..] {
-            return None;
-        }
-        let mut at = start;
-        let (mut newer, rows) = (std::mem::take(&mut places), footer.as_chunks::<4>().0);
-        for [block, length] in rows[..2 * count as usize].as_chunks::<2>().0 {
-            let (block, length) = (u32::from_le_bytes(*block), u32::from_le_bytes(*length));
-            places.insert(block, (at, length));
-            at += u64::from(length);
-        }
-        if at != rows_at {
-            return None;
-        }
-        places.append(&mut newer);
+        versions.push(Logged { start, rows_at, end });
         end = start;
     }
-    (end == head).then_some(places)
+    (end == head).then_some(versions)
+}
+
+impl Logged {
+    /// Every block and where it stands. `false` if the footer is damaged.
+    fn each_block(
+        &self,
+        file: &File,
+        mut visit: impl FnMut(u32, Place) -> Result<(), DiskError>,
+    ) -> Result<bool, DiskError> {
+        let mut footer = vec![0; (self.end - self.rows_at) as usize];
+        let Ok(()) = file.read_exact_at(&mut footer, self.rows_at) else { return Ok(false) };
+        let (said, hash) = footer.split_at(footer.len() - 32);
+        if blake3::hash(said).as_bytes()[..] != *hash {
+            return Ok(false);
+        }
+        let rows = &said[..said.len() - 12];
+        let mut at = self.start;
+        for [block, length] in rows.as_chunks::<4>().0.as_chunks::<2>().0 {
+            let (block, length) = (u32::from_le_bytes(*block), u32::from_le_bytes(*length));
+            if length as usize > BLOCK_BYTES {
+                return Ok(false);
+            }
+            visit(block, (at, length))?;
+            at += u64::from(length);
+        }
+        Ok(at == self.rows_at)
+    }
 }
 
 impl RealDisk {
@@ -281,7 +309,9 @@ impl RealDisk {
     pub(super) fn write_delta(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         assert!(offset.is_multiple_of(BLOCK_BYTES as u64), "chunks of a database begin at a block");
         let mut before = self.visible(path, offset, bytes.len())?;
-        let log = self.deltas.log(path)?;
+        self.deltas.log(path)?;
+        let Deltas { dir, logs, .. } = &mut self.deltas;
+        let log = logs.get_mut(path).expect("it was just asked for");
         log.overlay(&log.places, offset, &mut before)?;
         log.overlay(&log.fresh, offset, &mut before)?;
         let blocks: Vec<_> = bytes.chunks(BLOCK_BYTES).zip(before.chunks(BLOCK_BYTES)).collect();
@@ -290,7 +320,7 @@ impl RealDisk {
             let end = next + blocks[next..].iter().take_while(|(new, old)| new != old).count();
             if end > next {
                 let run = &bytes[next * BLOCK_BYTES..bytes.len().min(end * BLOCK_BYTES)];
-                log.append(block_of(offset) + next as u32, run)?;
+                log.append(dir, block_of(offset) + next as u32, run)?;
             }
             next = end + 1;
         }
@@ -311,5 +341,40 @@ impl RealDisk {
             Err(error) => return Err(error),
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_says_the_same_when_it_is_opened_again_however_few_places_are_in_memory() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = || OwnedFd::from(File::open(home.path()).unwrap());
+        let path = RelPath::new("app.db").unwrap();
+        let image = |deltas: &Deltas| {
+            let mut bytes = vec![0; 40 * BLOCK_BYTES];
+            let log = &deltas.logs[&path];
+            log.overlay(&log.places, 0, &mut bytes).unwrap();
+            bytes
+        };
+        let mut deltas = Deltas { recent_max: 2, ..Deltas::new(dir()) };
+        let (mut mark, mut expected) = (0, vec![0; 40 * BLOCK_BYTES]);
+        for version in 1..20_u32 {
+            deltas.log(&path).unwrap();
+            let log = deltas.logs.get_mut(&path).unwrap();
+            for (first, count) in [(version, 1), (version * 7 % 30, 3)] {
+                let run = vec![version as u8; count * BLOCK_BYTES];
+                log.append(&deltas.dir, first, &run).unwrap();
+                expected[first as usize * BLOCK_BYTES..][..run.len()].copy_from_slice(&run);
+            }
+            mark = deltas.seal(&path).unwrap();
+            assert!(deltas.reset(&path, mark).unwrap());
+            assert!(image(&deltas) == expected, "{version}");
+        }
+        let mut again = Deltas { recent_max: 2, ..Deltas::new(dir()) };
+        assert!(again.reset(&path, mark).unwrap());
+        assert!(image(&again) == expected, "opened again");
     }
 }

@@ -13,6 +13,8 @@ use super::Engine;
 
 /// Entries of the index that are in memory at once.
 const PAGE: usize = 1000;
+/// Entries that are taken up at once where the index knows of none.
+const FIRST_AT_ONCE: usize = 10_000;
 
 /// A path, and the fingerprint of what stands there.
 type Standing = (RelPath, Stat);
@@ -73,6 +75,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn compare(&mut self, report: &mut ScanReport) -> Result<Compared, StoreError> {
         let (mut gone, mut unread) = (Vec::new(), Vec::new());
         let (mut suspects, mut known) = (Vec::new(), Known::new());
+        // Nothing was moved here or is missing, so nothing has to be kept until all is known: a million files need no memory.
+        let is_first = self.index.page(None, 1)?.is_empty();
+        let mut linked = Vec::new();
         let mut lose = |entry: Entry, unread: &[Option<RelPath>]| {
             let path = entry.record.path;
             let hidden = unread.iter().any(|dir| dir.as_ref().is_none_or(|dir| path.is_below(dir)));
@@ -94,10 +99,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     false => lose(entry, &unread),
                 }
             }
-            if !same {
+            if is_first && stat.kind == FileKind::File && stat.nlink > 1 {
+                // Names of one file are taken up together.
+                linked.push((path, stat));
+            } else if !same {
                 suspects.push((path, stat));
             }
+            if is_first && suspects.len() >= FIRST_AT_ONCE {
+                self.take_up(&suspects, report)?;
+                suspects.clear();
+            }
         }
+        suspects.append(&mut linked);
         while let Some(entry) = known.next(&self.index, None)? {
             lose(entry, &unread);
         }
@@ -126,6 +139,26 @@ impl<D: Disk, I: Index> Engine<D, I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{DeviceId, FolderId, IndexId};
+    use crate::disk::MemoryDisk;
+    use crate::index::{MemoryIndex, Meta};
+
+    #[test]
+    fn a_first_scan_is_the_same_in_parts() {
+        let (device, folder) = (DeviceId::from_bytes([1; 32]), FolderId::from_bytes([1; 16]));
+        let disk = MemoryDisk::default();
+        let count = 2 * FIRST_AT_ONCE as u64 + 10;
+        for n in 0..count {
+            let path = RelPath::new(format!("file-{n:06}")).unwrap();
+            assert!(disk.user_write(&path, &n.to_le_bytes(), false));
+        }
+        let index = MemoryIndex::new(Meta::new(device, Some(folder), IndexId(1)));
+        let mut engine = Engine::new(disk, index).unwrap();
+        assert_eq!(engine.scan().unwrap().changed, count);
+        assert_eq!(engine.status().unwrap().files, count);
+        let again = engine.scan().unwrap();
+        assert_eq!((again.seen, again.changed, again.deleted), (count, 0, 0));
+    }
 
     #[test]
     fn steps_are_ordered_as_whole_paths() {
