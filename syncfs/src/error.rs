@@ -57,7 +57,7 @@ pub enum OpenError {
     #[error("{}: its filesystem does not tell capital letters from small ones in names (vfat, exFAT, ext4 with casefold): of two files of a folder that differ in that one would take the other's place; use another filesystem, or a directory without casefold", .0.display())]
     FoldsCase(PathBuf),
     /// Another process, or another handle in this one, has it open.
-    #[error("{}: this folder is already open, in this or another process; only one may have it open", .0.display())]
+    #[error("{}: this folder is already open, in this or another process, and only one may have it open; a daemon that has just been started answers once it has looked through the directory", .0.display())]
     Locked(PathBuf),
     /// The state belongs to another folder than the configuration says.
     #[error("the replica belongs to folder {found}, the configuration asks for {wanted}")]

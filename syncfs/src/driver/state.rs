@@ -68,11 +68,11 @@ impl State {
         let index = IndexId(u64::from_le_bytes(random(&dir)?));
         let meta = Meta { sequence: base, base, ..Meta::new(device, folder, index) };
         // The marker comes last: without it nothing of this counts, and another init begins afresh.
-        let index = dir.join("index.db");
+        let file = dir.join("index.db");
         for suffix in ["", "-wal", "-shm"] {
-            let _ = fs::remove_file(dir.join(format!("index.db{suffix}")));
+            let _ = fs::remove_file(with_suffix(&file, suffix));
         }
-        SqliteIndex::create(&index, &meta).map_err(|error| index_failed(&dir, error))?;
+        SqliteIndex::create(&file, &meta).map_err(|error| index_failed(&dir, error))?;
         let text = format!("{MARKER}\n{device}\n");
         let draft = root.join(".syncfs/marker.new");
         fs::write(&draft, text).map_err(io(&draft, "write the marker"))?;
@@ -182,12 +182,7 @@ fn rebuild(
         .find(|kept| !kept.exists())
         .expect("fewer than four billion were kept");
     for suffix in ["", "-wal", "-shm"] {
-        let with_suffix = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        match fs::rename(with_suffix(path), with_suffix(&kept)) {
+        match fs::rename(with_suffix(path, suffix), with_suffix(&kept, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(io(path, "set the damaged index aside")(error));
             }
@@ -293,4 +288,11 @@ pub(super) fn sweep(dir: &OwnedFd, goes: impl Fn(&[u8]) -> bool) -> Result<(), D
         }
     }
     Ok(())
+}
+
+/// The path of a file that belongs to another, as SQLite names them.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }

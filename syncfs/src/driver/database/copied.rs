@@ -2,9 +2,7 @@
 //! made under a brief lock.
 
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -14,6 +12,8 @@ use super::image::{Image, Journal, Source, Standing, read_up_to};
 use super::lock::SharedLock;
 use super::{UNWITNESSED, side_names};
 use crate::disk::DiskError;
+use crate::driver::sparse;
+use crate::driver::state::with_suffix;
 use crate::driver::tree::failed;
 use crate::sqlite::blocks::blocks_in;
 
@@ -149,21 +149,6 @@ fn read_locked(
 }
 
 fn copy_file(from: &File, to: &Path) -> Result<(), DiskError> {
-    let mut target = File::create(to).map_err(|error| failed("create a copy of a database", error))?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    loop {
-        let read = from.read_at(&mut buffer, offset).map_err(|error| failed("read a database", error))?;
-        if read == 0 {
-            return Ok(());
-        }
-        target.write_all(&buffer[..read]).map_err(|error| failed("copy a database", error))?;
-        offset += read as u64;
-    }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    PathBuf::from(path)
+    let target = File::create(to).map_err(|error| failed("create a copy of a database", error))?;
+    sparse::copy(from, &target).map_err(|error| failed("copy a database", error))
 }
