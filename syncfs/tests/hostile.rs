@@ -7,13 +7,18 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use syncfs::chunk::CHUNK_BYTES_MAX;
 use syncfs::cutting::Mark;
-use syncfs::fence::Tenure;
-use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
-use syncfs::wire::{DecodeError, FRAME_BYTES_MAX, Message, Numbered, VERSION, Want, decode, encode};
-use syncfs::{Blob, Config, ContentHash, DeviceId, Folder, IndexId, RelPath, SyncError, Violation};
+use syncfs::disk::Run;
+use syncfs::fence::{Fence, Tenure};
+use syncfs::record::{Attributes, Chunk, Content, FILE_CHUNKS_MAX, Kind, Record, VersionVector};
+use syncfs::wire::{
+    DecodeError, FRAME_BYTES_MAX, Message, Numbered, RECORDS_MAX, VERSION, Want, decode, encode,
+};
+use syncfs::{Blob, Config, ContentHash, DeviceId, Folder, FolderId, IndexId, RelPath, SyncError, Violation};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
@@ -118,15 +123,34 @@ async fn still_works(dir: &TempDir, folder: &Folder) {
 }
 
 #[tokio::test]
-async fn a_path_out_of_the_folder_ends_the_session() {
+async fn a_path_that_no_folder_can_hold_ends_the_session() {
     let (dir, folder) = victim().await;
-    let (mut attack, round) = Attack::greeted(&folder).await;
-    let mut bytes = encode(&offer(round, "xx/evil", b"payload"));
-    let at = bytes.windows(7).position(|part| part == b"xx/evil").unwrap();
-    bytes[at..at + 2].copy_from_slice(b"..");
-    attack.raw(&bytes).await;
-    assert!(matches!(attack.verdict().await, Violation::Decode(DecodeError::Path(_))));
+    let long = [&[b'n'; 256][..], &b"d/".repeat(2048)];
+    for path in [
+        &b"../evil"[..],
+        b"a/../../evil",
+        b"..",
+        b".",
+        b"/evil",
+        b"a//evil",
+        b"evil/",
+        b"ev\0il",
+        b"",
+        b".syncfs/index.db",
+        long[0],
+        long[1],
+    ] {
+        let (mut attack, round) = Attack::greeted(&folder).await;
+        let bytes = encode(&offer(round, "xx/evil", b"payload"));
+        let at = bytes.windows(7).position(|part| part == b"xx/evil").unwrap();
+        let length = u32::try_from(path.len()).unwrap().to_le_bytes();
+        attack.raw(&[&bytes[..at - 4], &length, path, &bytes[at + 7..]].concat()).await;
+        let verdict = attack.verdict().await;
+        let refused = matches!(verdict, Violation::Decode(DecodeError::Path(_) | DecodeError::Limit("path")));
+        assert!(refused, "{:?}: {verdict}", String::from_utf8_lossy(path));
+    }
     assert!(!dir.path().parent().unwrap().join("evil").exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the state and what is precious");
     still_works(&dir, &folder).await;
 }
 
@@ -143,6 +167,127 @@ async fn bytes_that_do_not_match_their_hash_never_land() {
     }
     assert_eq!(attack.verdict().await, Violation::BadChunk);
     still_works(&dir, &folder).await;
+}
+
+/// An offer of `precious`, with these chunks.
+fn offer_of(round: u64, chunks: Vec<Chunk>) -> Message {
+    let mut message = offer(round, "precious", b"");
+    if let Message::Records { records, .. } = &mut message
+        && let Kind::File { content, .. } = &mut records[0].record.kind
+    {
+        *content = Content::new(chunks);
+    }
+    message
+}
+
+#[tokio::test]
+async fn chunks_that_are_not_what_was_said_never_land() {
+    let (dir, folder) = victim().await;
+    let text = b"true bytes";
+    let chunk = |length| Chunk { hash: ContentHash::of(text), length };
+    let run = |offset: u32| vec![Run { offset, bytes: b"longer than that".to_vec() }];
+    let patch = |offset| Message::Patch { hash: ContentHash::of(text), runs: run(offset) };
+    let whole = Message::Chunks(vec![Blob::new(text.to_vec())]);
+    let other = Message::Chunks(vec![Blob::new(b"evil bytes".to_vec())]);
+    for (chunks, answer, verdict) in [
+        (vec![chunk(10)], other.clone(), Violation::BadChunk),
+        (vec![chunk(9)], whole.clone(), Violation::BadChunk),
+        (vec![chunk(10), chunk(9)], whole, Violation::Record("one chunk of two lengths")),
+        (vec![chunk(10)], patch(0), Violation::BadChunk),
+        (vec![chunk(10)], patch(1 << 20), Violation::BadChunk),
+        (vec![chunk(10)], Message::Gone(ContentHash::of(b"another")), Violation::BadChunk),
+    ] {
+        let (mut attack, round) = Attack::greeted(&folder).await;
+        attack.send(&offer_of(round, chunks)).await;
+        while !matches!(attack.receive().await, Message::Want(_)) {}
+        attack.send(&answer).await;
+        let given = attack.verdict().await;
+        let same = std::mem::discriminant(&given) == std::mem::discriminant(&verdict);
+        assert!(same, "{answer:?}: {given}, and not {verdict}");
+        assert_eq!(fs::read_to_string(dir.path().join("precious")).unwrap(), "mine");
+    }
+    still_works(&dir, &folder).await;
+}
+
+#[tokio::test]
+async fn terabytes_that_are_announced_take_no_room_and_others_go_on() {
+    let (dir, folder) = victim().await;
+    let (mut attack, round) = Attack::greeted(&folder).await;
+    // Five of the longest records there are.
+    for number in 0..5_u32 {
+        let hash = |chunk: u32| ContentHash::of(&[number, chunk].map(u32::to_le_bytes).concat());
+        let chunks = (0..FILE_CHUNKS_MAX as u32)
+            .map(|chunk| Chunk { hash: hash(chunk), length: CHUNK_BYTES_MAX as u32 })
+            .collect();
+        let mut message = offer_of(round, chunks);
+        if let Message::Records { records, through, complete, .. } = &mut message {
+            (records[0].record.path, *complete) = (RelPath::new(format!("huge {number}")).unwrap(), false);
+            (*through, records[0].sequence) = (u64::from(number) + 1, u64::from(number) + 1);
+            records[0].record.version = [(attacker(), u64::from(number) + 1)].into_iter().collect();
+        }
+        attack.send(&message).await;
+    }
+    while !matches!(attack.receive().await, Message::Want(_)) {}
+    // The liar's session is open, and keeps what it has to itself.
+    still_works(&dir, &folder).await;
+    let staged: u64 = fs::read_dir(dir.path().join(".syncfs/staging"))
+        .unwrap()
+        .map(|stage| stage.unwrap().metadata().unwrap().blocks() * 512)
+        .sum();
+    assert_eq!(staged, 0, "room for what did not come");
+    assert!(!attack.session.is_finished());
+}
+
+/// Records, always more of them, of a peer that does not pause when it is asked to.
+async fn index_without_end(kind: impl Fn(u64) -> Kind) {
+    let (dir, folder) = victim().await;
+    let (mut attack, round) = Attack::greeted(&folder).await;
+    let mut sequence = 0;
+    while !attack.session.is_finished() {
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        while records.len() < RECORDS_MAX && bytes < 2 << 20 {
+            sequence += 1;
+            let record = Record {
+                path: RelPath::new(format!("precious/{sequence}")).unwrap(),
+                kind: kind(sequence),
+                version: [(attacker(), sequence)].into_iter().collect(),
+                by: attacker(),
+                epoch: 0,
+            };
+            bytes += record.weight_bytes();
+            records.push(Numbered { sequence, record });
+        }
+        assert!(sequence < 1 << 20, "an index without end is taken");
+        let (knowledge, mark) = Default::default();
+        let message =
+            Message::Records { round, records, through: sequence, knowledge, mark, complete: false };
+        let sent = tokio::time::timeout(Duration::from_secs(30), attack.send(&message)).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    let Attack { stream, session } = attack;
+    drop(stream);
+    assert!(matches!(session.await.unwrap(), Err(SyncError::Protocol(Violation::Excess(_)))));
+    still_works(&dir, &folder).await;
+}
+
+#[tokio::test]
+async fn an_index_without_end_ends_the_session() {
+    // Nothing can stand in a file, so each waits for what is still to be told.
+    index_without_end(|_| Kind::Dir { attributes: Attributes::of_mode(0o755) }).await;
+}
+
+#[tokio::test]
+async fn an_index_of_endless_files_ends_the_session() {
+    index_without_end(|sequence| {
+        let hash = ContentHash::of(&sequence.to_le_bytes());
+        let chunks = vec![Chunk { hash, length: CHUNK_BYTES_MAX as u32 }; FILE_CHUNKS_MAX];
+        let (attributes, content) = (Attributes::of_mode(0o644), Content::new(chunks));
+        Kind::File { attributes, mtime_ns: 0, content, link: None }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -207,6 +352,79 @@ async fn impossible_claims_end_the_session() {
         })
         .await;
     assert_eq!(copied.verdict().await, Violation::Myself);
+    still_works(&dir, &folder).await;
+}
+
+#[tokio::test]
+async fn numbers_that_an_index_cannot_hold_end_the_session_and_it_stays_readable() {
+    let (dir, folder) = victim().await;
+    type Lie = fn(&mut Numbered, &mut u64);
+    let lies: [Lie; 4] = [
+        |_, through| *through = u64::MAX,
+        |numbered, through| (numbered.sequence, *through) = (u64::MAX, u64::MAX),
+        |numbered, _| numbered.record.epoch = u64::MAX,
+        |numbered, _| numbered.record.version.raise(attacker(), u64::MAX),
+    ];
+    for lie in lies {
+        let (mut attack, round) = Attack::greeted(&folder).await;
+        let mut message = offer(round, "empty", b"");
+        if let Message::Records { records, through, .. } = &mut message {
+            records[0].record.kind = Kind::Dir { attributes: Attributes::of_mode(0o755) };
+            lie(&mut records[0], through);
+        }
+        attack.send(&message).await;
+        assert!(matches!(attack.verdict().await, Violation::Decode(DecodeError::Invalid(_))));
+    }
+    folder.close().await;
+    let folder = Folder::open(Config::new(dir.path())).await.unwrap();
+    assert!(folder.status().problems.is_empty(), "{:?}", folder.status());
+    still_works(&dir, &folder).await;
+}
+
+#[tokio::test]
+async fn whoever_it_cannot_be_is_turned_away() {
+    let (dir, folder) = victim().await;
+    folder.hold(3).await.unwrap();
+    let said = |change: fn(&mut Message)| {
+        let mut message = hello(folder.status().folder);
+        change(&mut message);
+        message
+    };
+    let other_version = said(|message| {
+        if let Message::Hello { version, .. } = message {
+            *version += 1;
+        }
+    });
+    let other_folder = hello(Some(FolderId::from_bytes([9; 16])));
+    // It says that it holds the very lease that this replica holds.
+    let second_holder = said(|message| {
+        if let Message::Hello { fences, .. } = message {
+            let base = [(attacker(), 1)].into_iter().collect();
+            *fences = vec![Fence { epoch: 3, holder: attacker(), base }];
+        }
+    });
+    for (message, is_right) in [
+        (other_version, (|given| matches!(given, Violation::Order(_))) as fn(&Violation) -> bool),
+        (other_folder, |given| matches!(given, Violation::WrongFolder { .. })),
+        (second_holder, |given| matches!(given, Violation::Split(_))),
+    ] {
+        let mut attack = Attack::new(&folder);
+        attack.send(&message).await;
+        let verdict = attack.verdict().await;
+        assert!(is_right(&verdict), "{message:?}: {verdict}");
+    }
+    let (mut stream, theirs) = tokio::io::duplex(1 << 20);
+    let expected = DeviceId::from_bytes([1; 32]);
+    let session = tokio::spawn({
+        let folder = folder.clone();
+        async move { folder.sync(theirs, Some(expected)).await }
+    });
+    let bytes = encode(&hello(folder.status().folder));
+    stream.write_all(&u32::try_from(bytes.len()).unwrap().to_le_bytes()).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let wrong = Violation::WrongDevice { expected, found: attacker() };
+    assert!(matches!(session.await.unwrap(), Err(SyncError::Protocol(given)) if given == wrong));
+    assert_eq!(folder.status().epoch, 3);
     still_works(&dir, &folder).await;
 }
 

@@ -159,6 +159,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Ok(Outcome::Done) => {
                 self.solved(&key.0);
                 self.pending.remove(&key);
+                // The same from another peer has lost its stage by that.
+                self.pending.update_path(&key.0, |_, same| {
+                    if matches!(same.stage, Stage::Deferred { staged: true }) {
+                        same.restart();
+                    }
+                });
                 done.push(key);
             }
             Ok(Outcome::Defer) => self.pending.set_stage(&key, Stage::Deferred { staged }),

@@ -37,9 +37,13 @@ pub const PACK_BYTES: usize = 256 << 10;
 pub const BATCH_BYTES: usize = 1 << 20;
 /// Versions under way from one peer at which it is asked to pause.
 pub const PENDING_MAX: usize = 2048;
+/// What their records may take before that, in bytes: those of very large files are long.
+pub const PENDING_BYTES: usize = 32 << 20;
 /// Versions from one peer that may wait for something else; beyond it the session ends, and starts again from the
 /// last acknowledgement.
 pub const WAITING_MAX: usize = 1 << 17;
+/// What the records of all versions of one peer may take, in bytes; beyond it the session ends, too.
+pub const WAITING_BYTES_MAX: usize = 256 << 20;
 /// A peer is pinged after this silence of ours, in milliseconds.
 pub const PING_AFTER_MS: u64 = 10_000;
 /// A session ends after this silence of the peer, in milliseconds.
@@ -373,7 +377,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         for id in ids {
             let first = self.pending.first_sequence(id).unwrap_or(u64::MAX);
             let session = self.sessions.get_mut(&id).expect("the key was just listed");
-            if self.pending.count(id) > WAITING_MAX {
+            if self.pending.count(id) > WAITING_MAX || self.pending.bytes(id) > WAITING_BYTES_MAX {
                 session.fail(Violation::Excess("versions that wait for something that does not come"));
             }
             let (Some(peer), Some(index)) = (session.peer, session.inn.index) else { continue };

@@ -9,7 +9,7 @@ use crate::cutting::Group;
 use crate::disk::Stat;
 use crate::hash::ContentHash;
 use crate::path::RelPath;
-use crate::record::{Content, Record};
+use crate::record::{Causality, Content, Record};
 
 use super::{OWN, SessionId};
 
@@ -42,6 +42,8 @@ pub(super) struct Pending {
     pub(super) over: Option<Stat>,
     /// Sessions that a restore has asked in vain.
     pub(super) asked: BTreeSet<SessionId>,
+    /// What its record takes, in bytes, about.
+    bytes: usize,
     listed: List,
 }
 
@@ -78,6 +80,7 @@ impl Pending {
     pub(super) fn new(record: Record, sequence: u64) -> Self {
         let stage = Stage::Looking { next: 0, missing: Missing::new() };
         Self {
+            bytes: record.weight_bytes(),
             record,
             sequence,
             stage,
@@ -108,6 +111,13 @@ impl Pending {
         }
     }
 
+    /// Whether its content is in the stage of its path, and an older version must not take that from it: two peers that offer
+    /// a cut of a group, the one an older one, would take turns for ever.
+    fn waits_in_stage_before(&self, older: &Self) -> bool {
+        let (ours, theirs) = (&self.record.version, &older.record.version);
+        matches!(self.stage, Stage::Deferred { staged: true }) && ours.compare(theirs) == Causality::Newer
+    }
+
     /// Whether its content will be here soon.
     pub(super) fn is_coming(&self) -> bool {
         matches!(self.stage, Stage::Looking { .. } | Stage::Fetching(_) | Stage::Ready { .. })
@@ -121,6 +131,9 @@ struct Offers {
     order: BTreeSet<(u64, RelPath)>,
     deferred: BTreeSet<RelPath>,
     gone: BTreeSet<RelPath>,
+    /// What their records take, in bytes: of all of them, and of those that wait for something else.
+    bytes: usize,
+    idle_bytes: usize,
 }
 
 /// All versions that are pending.
@@ -153,6 +166,7 @@ impl Table {
         self.unlist(&key);
         let offers = self.offers.entry(session).or_default();
         offers.order.insert((pending.sequence, key.0.clone()));
+        offers.bytes += pending.bytes;
         self.all.insert(key.clone(), pending);
         self.relist(&key.0);
     }
@@ -272,6 +286,16 @@ impl Table {
         self.offers.get(&session).map_or(0, weighty)
     }
 
+    /// What their records take, in bytes.
+    pub(super) fn weighty_bytes(&self, session: SessionId) -> usize {
+        self.offers.get(&session).map_or(0, |offers| offers.bytes - offers.idle_bytes)
+    }
+
+    /// What the records of all versions of a session take, in bytes.
+    pub(super) fn bytes(&self, session: SessionId) -> usize {
+        self.offers.get(&session).map_or(0, |offers| offers.bytes)
+    }
+
     /// The lowest sequence of a session's versions.
     pub(super) fn first_sequence(&self, session: SessionId) -> Option<u64> {
         self.offers.get(&session)?.order.first().map(|(sequence, _)| *sequence)
@@ -297,8 +321,10 @@ impl Table {
         self.ready.remove(key);
         if let Some(offers) = self.offers.get_mut(&key.1) {
             offers.order.remove(&(pending.sequence, key.0.clone()));
-            offers.deferred.remove(&key.0);
-            offers.gone.remove(&key.0);
+            offers.bytes -= pending.bytes;
+            if offers.deferred.remove(&key.0) || offers.gone.remove(&key.0) {
+                offers.idle_bytes -= pending.bytes;
+            }
             if offers.order.is_empty() {
                 self.offers.remove(&key.1);
             }
@@ -308,9 +334,12 @@ impl Table {
     /// Lists the versions of a path where they belong now.
     fn relist(&mut self, path: &RelPath) {
         let versions = || self.all.range(of_path(path));
-        // Whoever has begun goes on; else the first one begins.
+        // Whoever has begun goes on; else the first one begins, unless a newer one is there and waits.
         let owner = versions().find(|(_, pending)| pending.owns_stage());
-        let begins = |(_, pending): &(&Key, &Pending)| matches!(pending.stage, Stage::Looking { .. });
+        let begins = |(_, pending): &(&Key, &Pending)| {
+            matches!(pending.stage, Stage::Looking { .. })
+                && !versions().any(|(_, other)| other.waits_in_stage_before(pending))
+        };
         let turn = owner.or_else(|| versions().find(begins)).map(|(key, _)| key.1);
         for (key, pending) in self.all.range_mut(of_path(path)) {
             let list = match pending.stage {
@@ -332,6 +361,9 @@ impl Table {
                 List::Deferred => drop(offers.deferred.remove(path)),
                 List::Gone => drop(offers.gone.remove(path)),
             }
+            let idle = |list| matches!(list, List::Deferred | List::Gone);
+            offers.idle_bytes -= if idle(before) { pending.bytes } else { 0 };
+            offers.idle_bytes += if idle(list) { pending.bytes } else { 0 };
             match list {
                 List::Looking => drop(self.looking.insert(key.clone())),
                 List::Waiting => {}

@@ -105,7 +105,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.pending.wait_for(key, label);
                 return Ok(());
             }
-            self.take_stage(key);
+            self.take_stage(key, &record);
             let delta = self.begin_delta(key, &record)?.then_some(0);
             self.pending.update(key, |pending| pending.delta = delta);
         }
@@ -189,11 +189,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    /// The stage of a path is about to hold this version; what another offer had in it is no longer sure to be there.
-    fn take_stage(&mut self, key: &Key) {
+    /// The stage of a path is about to hold this version; what another offer had in it is no longer sure to be there, unless
+    /// it is the same.
+    fn take_stage(&mut self, key: &Key, record: &Record) {
         self.pending.update_path(&key.0, |session, pending| {
             if let Stage::Deferred { staged } = &mut pending.stage
                 && session != key.1
+                && pending.record.kind != record.kind
             {
                 *staged = false;
             }

@@ -336,6 +336,11 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    /// A number that an index can hold.
+    fn counter(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        self.word().and_then(|word| if word > SIZE_MAX { Err(DecodeError::Invalid(what)) } else { Ok(word) })
+    }
+
     fn hash(&mut self) -> Result<ContentHash, DecodeError> {
         Ok(ContentHash::from_bytes(self.array()?))
     }
@@ -411,14 +416,14 @@ impl<'a> Reader<'a> {
 
     fn records(&mut self) -> Result<Message, DecodeError> {
         let round = self.word()?;
-        let through = self.word()?;
+        let through = self.counter("sequence")?;
         let complete = self.flag()?;
         let knowledge = self.vector()?;
         let mark = self.mark()?;
         let count = self.count(RECORDS_MAX, 60, "record list")?;
         let mut records = Vec::with_capacity(count);
         for _ in 0..count {
-            records.push(Numbered { sequence: self.word()?, record: self.record()? });
+            records.push(Numbered { sequence: self.counter("sequence")?, record: self.record()? });
         }
         Ok(Message::Records { round, records, through, knowledge, mark, complete })
     }
@@ -441,7 +446,7 @@ impl<'a> Reader<'a> {
         }
         let path = self.path()?;
         let by = DeviceId::from_bytes(self.array()?);
-        let epoch = self.word()?;
+        let epoch = self.counter("epoch")?;
         let version = self.vector()?;
         if version.counter(&by) == 0 {
             return Err(DecodeError::Invalid("writer of a record"));

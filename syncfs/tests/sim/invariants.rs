@@ -156,7 +156,6 @@ pub(crate) fn barrier_truth(world: &World, peer: usize, texts: &BTreeSet<Text>) 
     for text in texts.iter().filter(|text| world.ledger.is_text(text) && !durable.contains(*text)) {
         // What lost a conflict elsewhere, or its epoch, reaches the peer as a copy, later, or not at all.
         let gone = world.ledger.superseded.contains(text)
-            || world.ledger.stale.contains(text)
             || world.ledger.touched.contains(text)
             || world.ledger.undermined.contains(text)
             || world

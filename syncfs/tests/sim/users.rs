@@ -73,6 +73,10 @@ impl World {
     pub(crate) fn user_act(&mut self) {
         let replica = self.any();
         let (mut path, other) = (self.a_path(), self.a_path());
+        if !self.climate.databases && self.rng.chance(40) {
+            path.clone_from(&self.busy);
+        }
+        self.busy.clone_from(&path);
         let database = RelPath::new(DATABASE).unwrap();
         if self.climate.databases && self.epoch == 0 && self.rng.chance(20) {
             path = database.clone();

@@ -67,6 +67,8 @@ pub(crate) struct World {
     versions: Versions,
     barriers: Vec<(usize, Token, BTreeSet<Text>)>,
     pub(crate) epoch: u64,
+    /// Where a user acted last: there, others soon do, too.
+    pub(crate) busy: RelPath,
     /// From how many files on a mass deletion is held back.
     pub(crate) guard: u64,
     trace: blake3::Hasher,
@@ -118,6 +120,7 @@ impl World {
             versions: Versions::default(),
             barriers: Vec::new(),
             epoch: 0,
+            busy: RelPath::new("a").unwrap(),
             guard,
             trace: blake3::Hasher::new(),
             crashes: 0,
@@ -529,7 +532,8 @@ impl World {
             self.replicas[victim].disk.fail(1 + self.rng.below(8), Fault::Power);
         }
         if self.rng.chance(20) {
-            // Somebody uses the old place, or an old file at the other end, meanwhile.
+            // Somebody uses the old place, or the file at the other end, meanwhile.
+            self.busy.clone_from(&from);
             self.user_act();
         }
         let now_ms = self.now_ms;
@@ -581,7 +585,7 @@ impl World {
         let mut quiet = 0;
         for round in 0.. {
             // 14. Bounded.
-            assert!(round < 3000, "14: the replicas do not come to rest");
+            assert!(round < 3000, "14: the replicas do not come to rest: {}", self.busy_with());
             let idle = self.replicas.iter().all(|replica| replica.engine().is_idle());
             quiet = if self.pump() { 0 } else { quiet + 1 };
             if quiet > 0 && idle || quiet > 5 {
@@ -591,6 +595,16 @@ impl World {
                 self.now_ms += TRY_AGAIN_MS;
             }
         }
+    }
+
+    /// What each replica has left to do.
+    fn busy_with(&mut self) -> String {
+        let busy = |replica: &mut Replica| {
+            let engine = replica.engine.as_mut().expect("the replica runs");
+            let (idle, busy, unsettled) = (engine.is_idle(), engine.is_busy(), engine.unsettled());
+            format!("idle {idle}, busy {busy}, unsettled {unsettled:?}, {:?}", engine.problems())
+        };
+        self.replicas.iter_mut().map(busy).collect::<Vec<_>>().join("; ")
     }
 
     /// Everything that can be said and done once. Whether there was anything.

@@ -10,7 +10,9 @@ use crate::record::{Chunk, VersionVector};
 use crate::status::Event;
 use crate::wire::{BYE_BYTES_MAX, CHUNKS_MAX, Message, Numbered, RECORDS_MAX, RUNS_MAX, VERSION};
 
-use super::{BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId};
+use super::{
+    BATCH_BYTES, BATCHES_MAX, Batch, Engine, PACK_BYTES, PENDING_BYTES, PENDING_MAX, PING_AFTER_MS, SessionId,
+};
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// The next message for a session's stream. Ask again until there is none, whenever the stream can take one.
@@ -119,7 +121,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn next_ack(&mut self, id: SessionId) -> Option<Message> {
-        let roomy = self.pending.weighty(id) < PENDING_MAX;
+        let roomy = self.pending.weighty(id) < PENDING_MAX && self.pending.weighty_bytes(id) < PENDING_BYTES;
         let session = self.sessions.get_mut(&id)?;
         let inn = &mut session.inn;
         if roomy {

@@ -18,7 +18,7 @@ impl Writer {
 
 impl Reader<'_> {
     pub(super) fn edited(&mut self) -> Result<Edited, DecodeError> {
-        let (sequence, basis) = (self.word()?, self.hash()?);
+        let (sequence, basis) = (self.counter("sequence")?, self.hash()?);
         let (first, last, record) = (self.half()?, self.half()?, self.record()?);
         let content = record.kind.content().ok_or(DecodeError::Invalid("edit"))?;
         let counts = [first as usize, last as usize, content.chunks().len()];

@@ -1,0 +1,237 @@
+//! Replicas in memory that meet, message by message: what holds in between, and not only at the end.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use syncfs::chunk::content_of;
+use syncfs::cutting::Mark;
+use syncfs::device::{DeviceId, FolderId, IndexId};
+use syncfs::disk::{FileKind, MemoryDisk};
+use syncfs::engine::{EVENTS_MAX, Engine, Input, SessionId};
+use syncfs::fence::Tenure;
+use syncfs::index::{Index, MemoryIndex, Meta};
+use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
+use syncfs::wire::{Message, Numbered, RECORDS_MAX, VERSION};
+use syncfs::{Blob, ContentHash, RelPath};
+
+type Memory = Engine<MemoryDisk, MemoryIndex>;
+
+struct Replica {
+    engine: Memory,
+    disk: MemoryDisk,
+}
+
+impl Replica {
+    fn new(number: u8) -> Self {
+        let (device, folder) = (DeviceId::from_bytes([number; 32]), FolderId::from_bytes([1; 16]));
+        let meta = Meta::new(device, Some(folder), IndexId(number.into()));
+        Self::of(MemoryDisk::default(), MemoryIndex::new(meta))
+    }
+
+    fn of(disk: MemoryDisk, index: MemoryIndex) -> Self {
+        let mut engine = Engine::new(disk.clone(), index).unwrap();
+        engine.scan().unwrap();
+        Self { engine, disk }
+    }
+
+    fn write(&mut self, path: &str) {
+        assert!(self.disk.user_write(&rel(path), path.as_bytes(), false));
+        self.engine.scan().unwrap();
+    }
+
+    /// Another one that goes on from here, as from a backup.
+    fn copy(&self) -> Self {
+        Self::of(self.disk.copy(), self.engine.index().clone())
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.disk.node(&rel(path)).is_some()
+    }
+}
+
+fn rel(path: &str) -> RelPath {
+    RelPath::new(path).unwrap()
+}
+
+/// Connects two replicas until nobody has anything to say, or this is so. Whether it came to be so.
+fn meet(a: &mut Replica, b: &mut Replica, until: impl Fn(&Replica, &Replica) -> bool) -> bool {
+    let session = SessionId(1);
+    for end in [&mut *a, &mut *b] {
+        end.engine.handle(0, Input::Opened { session, expect: None }).unwrap();
+    }
+    let (mut quiet, mut to_b) = (0, true);
+    while quiet < 4 && !until(a, b) {
+        let (from, to) = if to_b { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
+        to_b = !to_b;
+        quiet += 1;
+        if let Some(message) = from.engine.poll(session).unwrap() {
+            to.engine.handle(0, Input::Received { session, message }).unwrap();
+            quiet = 0;
+        }
+        if until(a, b) {
+            break;
+        }
+        for end in [&mut *a, &mut *b] {
+            while end.engine.work().unwrap() {}
+            end.engine.settle().unwrap();
+        }
+    }
+    for end in [&mut *a, &mut *b] {
+        end.engine.handle(0, Input::Closed { session }).unwrap();
+    }
+    quiet < 4
+}
+
+fn meet_for_good(a: &mut Replica, b: &mut Replica) {
+    meet(a, b, |_, _| false);
+    assert_eq!(a.engine.digest().unwrap(), b.engine.digest().unwrap());
+}
+
+#[test]
+fn what_goes_away_before_a_peer_has_told_everything_was_not_deleted() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    a.write("old");
+    b.write("of b");
+    meet_for_good(&mut a, &mut b);
+    let mut backup = a.copy();
+    a.write("forgotten");
+    meet_for_good(&mut a, &mut b);
+    assert!(meet(&mut backup, &mut b, |backup, _| backup.engine.meta().rejoining), "it is noticed");
+    for path in ["old", "of b"] {
+        assert!(backup.disk.user_remove(&rel(path)));
+    }
+    backup.engine.scan().unwrap();
+    meet_for_good(&mut backup, &mut b);
+    for path in ["old", "of b", "forgotten"] {
+        assert!(backup.has(path) && b.has(path), "{path} is gone");
+    }
+}
+
+#[test]
+fn what_is_written_after_a_backup_is_new_to_whoever_saw_more_of_what_was_forgotten() {
+    let (mut a, mut b, mut c) = (Replica::new(1), Replica::new(2), Replica::new(3));
+    a.write("old");
+    meet_for_good(&mut a, &mut b);
+    meet_for_good(&mut a, &mut c);
+    let mut backup = a.copy();
+    a.write("forgotten");
+    meet_for_good(&mut a, &mut b);
+    (0..30).for_each(|number| a.write(&format!("forgotten {number}")));
+    meet_for_good(&mut a, &mut c);
+    // Under counters of which only c knows that they were given out.
+    meet_for_good(&mut backup, &mut b);
+    (0..60).for_each(|number| backup.write(&format!("new {number}")));
+    meet(&mut backup, &mut c, |_, _| false);
+    for path in ["old", "forgotten", "forgotten 29", "new 0", "new 59"] {
+        assert!(c.has(path), "{path} is gone");
+    }
+}
+
+#[test]
+fn a_barrier_does_not_count_a_batch_after_which_more_of_the_same_comes() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    let before: Vec<_> = (0..10).map(|number| format!("before {number}")).collect();
+    before.iter().for_each(|path| a.write(path));
+    let token = a.engine.token().unwrap();
+    let peers = [b.engine.meta().device];
+    // More than one batch, and what came first is told last.
+    for number in 0..RECORDS_MAX {
+        assert!(a.disk.user_write(&rel(&format!("then {number}")), b"", false));
+    }
+    a.write(&before[0]);
+    let holds = |a: &Replica| a.engine.lagging(&token, &peers).unwrap().is_empty();
+    assert!(meet(&mut a, &mut b, |a, _| holds(a)), "the barrier holds at last");
+    before.iter().for_each(|path| assert!(b.has(path), "{path} is not there"));
+}
+
+#[test]
+fn events_that_nobody_takes_do_not_pile_up() {
+    let mut a = Replica::new(1);
+    for number in 0..=EVENTS_MAX {
+        assert!(a.disk.user_write(&rel(&number.to_string()), b"", false));
+    }
+    a.engine.scan().unwrap();
+    assert_eq!(a.engine.events().len(), EVENTS_MAX);
+}
+
+/// A peer that is nothing but what it says.
+struct Said {
+    session: SessionId,
+    device: DeviceId,
+    round: u64,
+}
+
+impl Said {
+    fn hello(to: &mut Replica, number: u8) -> Self {
+        let (session, device) = (SessionId(number.into()), DeviceId::from_bytes([number; 32]));
+        to.engine.handle(0, Input::Opened { session, expect: None }).unwrap();
+        let mut said = Self { session, device, round: 0 };
+        let (folder, index, fences) = (to.engine.meta().folder, IndexId(1), Vec::new());
+        let tenure = Tenure::default();
+        said.say(to, Message::Hello { version: VERSION, folder, device, index, fences, tenure });
+        while let Some(message) = to.engine.poll(session).unwrap() {
+            if let Message::Have { round, .. } = message {
+                said.round = round;
+            }
+        }
+        said
+    }
+
+    fn say(&self, to: &mut Replica, message: Message) {
+        to.engine.handle(0, Input::Received { session: self.session, message }).unwrap();
+        while to.engine.work().unwrap() {}
+    }
+
+    fn offer(&self, to: &mut Replica, sequence: u64, path: &str, kind: Kind, complete: bool) {
+        let mut version = to.engine.index().entry(&rel(path)).unwrap().map(|entry| entry.record.version);
+        let version = version.get_or_insert_default();
+        version.raise(self.device, sequence);
+        let record = Record { path: rel(path), kind, version: version.clone(), by: self.device, epoch: 0 };
+        let records = vec![Numbered { sequence, record }];
+        let (knowledge, mark, round) = (VersionVector::default(), Mark::default(), self.round);
+        self.say(to, Message::Records { round, records, through: sequence, knowledge, mark, complete });
+    }
+
+    fn offer_file(&self, to: &mut Replica, path: &str, text: &[u8]) {
+        let content = Content::new(vec![Chunk { hash: ContentHash::of(text), length: text.len() as u32 }]);
+        let (attributes, mtime_ns) = (Attributes::of_mode(0o644), 1);
+        self.offer(to, 1, path, Kind::File { attributes, mtime_ns, content, link: None }, false);
+        while let Some(message) = to.engine.poll(self.session).unwrap() {
+            if let Message::Want(_) = message {
+                self.say(to, Message::Chunks(vec![Blob::new(text.to_vec())]));
+            }
+        }
+        to.engine.settle().unwrap();
+    }
+}
+
+#[test]
+fn two_versions_that_wait_for_their_directory_are_not_taken_for_each_other() {
+    let mut a = Replica::new(1);
+    a.write("d");
+    let [b, c] = [2, 3].map(|number| Said::hello(&mut a, number));
+    // Nothing can stand in a file: both wait, and there is one stage for them.
+    b.offer_file(&mut a, "d/x", b"of b");
+    c.offer_file(&mut a, "d/x", b"of c, and longer");
+    for peer in [&b, &c] {
+        let dir = Kind::Dir { attributes: Attributes::of_mode(0o755) };
+        peer.offer(&mut a, 2, "d", dir, true);
+        for _ in 0..4 {
+            a.engine.settle().unwrap();
+            while a.engine.work().unwrap() {}
+            while let Some(message) = a.engine.poll(peer.session).unwrap() {
+                if let Message::Want(wants) = message {
+                    let text = if peer.session == b.session { &b"of b"[..] } else { b"of c, and longer" };
+                    assert_eq!(wants[0].hash, ContentHash::of(text));
+                    peer.say(&mut a, Message::Chunks(vec![Blob::new(text.to_vec())]));
+                }
+            }
+        }
+    }
+    for entry in a.engine.index().page(None, 100).unwrap() {
+        let stands = a.disk.node(&entry.record.path).expect("it stands there");
+        let content = entry.record.kind.content().map(Content::root);
+        assert_eq!(content.is_none(), stands.kind == FileKind::Dir);
+        assert!(content.is_none_or(|root| root == content_of(&stands.data).root()), "{}", entry.record.path);
+    }
+    let texts: Vec<_> = a.disk.files().into_values().collect();
+    assert!([&b"of b"[..], b"of c, and longer"].iter().all(|text| texts.iter().any(|other| other == text)));
+}
