@@ -168,11 +168,12 @@ pub trait Disk {
     /// If it is not a symlink any more.
     fn link_target(&mut self, path: &RelPath) -> Result<Vec<u8>, DiskError>;
 
-    /// Reads a file in one consistent piece; for a SQLite database that is a cut.
+    /// Reads a file in one consistent piece; for a SQLite database that is a cut. Of what is like the content `before` it is
+    /// known sooner how it is cut.
     ///
     /// # Errors
     /// [`DiskError::Busy`] if it did not hold still.
-    fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError>;
+    fn read(&mut self, path: &RelPath, stat: &Stat, before: Option<&Content>) -> Result<Reading, DiskError>;
 
     /// Whether any change of what stands at the path, from now on, would show in its fingerprint: its times are older than
     /// the clock by which the filesystem takes them.

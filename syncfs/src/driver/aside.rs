@@ -61,7 +61,7 @@ impl RealDisk {
             }
             Some(stat) if stat.kind == FileKind::File => {
                 let opened = self.databases.open(&self.aside, &kept, &stat)?;
-                let (content, _) = hash(opened.file())?;
+                let (content, _) = hash(opened.file(), None)?;
                 Some(What::File(content.root(), content.size()))
             }
             _ => None,

@@ -28,7 +28,7 @@ use crate::config::MinFree;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
-use crate::record::{Attributes, Chunk, Owner, Xattrs};
+use crate::record::{Attributes, Chunk, Content, Owner, Xattrs};
 use crate::status::Problem;
 
 /// From this many files on, one sync of the whole filesystem replaces one of each file.
@@ -219,8 +219,8 @@ impl Disk for RealDisk {
         Ok(target.into_bytes())
     }
 
-    fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError> {
-        self.read_file(path, stat)
+    fn read(&mut self, path: &RelPath, stat: &Stat, before: Option<&Content>) -> Result<Reading, DiskError> {
+        self.read_file(path, stat, before)
     }
 
     fn shows_changes(&mut self, path: &RelPath, stat: &Stat) -> Result<bool, DiskError> {
@@ -507,7 +507,7 @@ mod tests {
         std::fs::write(dir.path().join("d/file"), "read, not yet synced").unwrap();
         let path = RelPath::new("d/file").unwrap();
         let stat = disk.stat(&path).unwrap().unwrap();
-        disk.read(&path, &stat).unwrap();
+        disk.read(&path, &stat, None).unwrap();
         std::fs::rename(dir.path().join("d"), dir.path().join("e")).unwrap();
         assert_eq!(disk.sync_tree(), Ok(()));
     }

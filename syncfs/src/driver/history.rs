@@ -330,7 +330,7 @@ impl RealDisk {
         if let Some(source) = source {
             copy(source, &target).map_err(|error| failed("keep a version", error))?;
         }
-        if hash(&target)?.0.root() != replaced.root {
+        if hash(&target, None)?.0.root() != replaced.root {
             return Err(DiskError::Changed);
         }
         fsync(&target).map_err(dead)?;
@@ -345,7 +345,7 @@ impl RealDisk {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let source = openat(&kept.dir, version.root.to_string(), flags, Mode::empty());
         let source = File::from(source.map_err(|_| RestoreError::Unknown)?);
-        let (content, _) = hash(&source)?;
+        let (content, _) = hash(&source, None)?;
         if content.root() != version.root {
             return Err(RestoreError::Damaged(version.path.clone()));
         }

@@ -21,41 +21,52 @@ use crate::record::{Chunk, Content};
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
 
-/// Cuts and hashes a file; also gives its first bytes. Holes are not read.
-pub(super) fn hash(file: &File) -> Result<(Content, [u8; 16]), DiskError> {
+/// Cuts and hashes a file that is probably much like the version before; also gives its first bytes. Holes are not read.
+pub(super) fn hash(file: &File, before: Option<&Content>) -> Result<(Content, [u8; 16]), DiskError> {
     let size = file.metadata().map_err(|error| failed("stat", error))?.len();
-    let mut buffer = vec![0; READ_BYTES.min(usize::try_from(size).unwrap_or(READ_BYTES).max(1))];
-    let (mut offset, mut chunker, mut head) = (0, None, [0; 16]);
+    let (mut first, mut head) = (Vec::new(), [0; 16]);
+    read_more(file, 0, size.saturating_add(1), &mut first)?;
+    let known = first.len().min(head.len());
+    head[..known].copy_from_slice(&first[..known]);
+    let cutting = Cutting::choose(size, &head);
+    let before = before.filter(|before| Cutting::choose(before.size(), &head) == cutting);
+    let mut chunker = Chunker::after(cutting, before.unwrap_or(&Content::default()));
+    let mut offset = first.len() as u64;
+    chunker.take(|buffer| *buffer = first);
     // Up to here there is no hole.
     let mut data_end = if has_holes(file) { 0 } else { u64::MAX };
     loop {
         if offset >= data_end && offset < size {
             let (start, end) = next_data(file, offset, size);
-            if start > offset {
-                let chunker = chunker.get_or_insert_with(|| Chunker::new(Cutting::choose(size, &head)));
-                chunker.push_zeros(start - offset);
-            }
+            chunker.push_zeros(start - offset);
             (offset, data_end) = (start, end);
         }
-        let room =
-            usize::try_from(data_end.saturating_sub(offset)).unwrap_or(usize::MAX).clamp(1, buffer.len());
-        let read = file.read_at(&mut buffer[..room], offset).map_err(|error| failed("read", error))?;
-        if read == 0 {
-            return Ok((chunker.map_or_else(Content::default, Chunker::finish), head));
+        // One byte more than there should be, to see the end.
+        let room = data_end.min(size.max(offset).saturating_add(1)).saturating_sub(offset);
+        match chunker.take(|buffer| read_more(file, offset, room, buffer))? {
+            0 => return Ok((chunker.finish(), head)),
+            read => offset += read as u64,
         }
-        let bytes = &buffer[..read];
-        if offset == 0 {
-            let length = read.min(16);
-            head[..length].copy_from_slice(&bytes[..length]);
-        }
-        chunker.get_or_insert_with(|| Chunker::new(Cutting::choose(size, bytes))).push(bytes);
-        offset += read as u64;
     }
+}
+
+/// Appends up to so many bytes from a place of a file; says how many.
+fn read_more(file: &File, offset: u64, room: u64, buffer: &mut Vec<u8>) -> Result<usize, DiskError> {
+    let (filled, room) = (buffer.len(), usize::try_from(room).unwrap_or(READ_BYTES).clamp(1, READ_BYTES));
+    buffer.resize(filled + room, 0);
+    let read = file.read_at(&mut buffer[filled..], offset).map_err(|error| failed("read", error));
+    buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
+    read
 }
 
 impl RealDisk {
     /// See [`crate::disk::Disk::read`].
-    pub(super) fn read_file(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError> {
+    pub(super) fn read_file(
+        &mut self,
+        path: &RelPath,
+        stat: &Stat,
+        before: Option<&Content>,
+    ) -> Result<Reading, DiskError> {
         self.last = None;
         if stat.size == 0 {
             return Ok(Reading {
@@ -67,12 +78,18 @@ impl RealDisk {
         }
         match self.databases.open(&self.tree, path, stat)? {
             Opened::Database(file) => self.read_database(path, &file),
-            Opened::Plain(file) => self.read_plain(path, &file, stat),
+            Opened::Plain(file) => self.read_plain(path, &file, stat, before),
         }
     }
 
-    fn read_plain(&mut self, path: &RelPath, file: &File, stat: &Stat) -> Result<Reading, DiskError> {
-        let (content, head) = hash(file)?;
+    fn read_plain(
+        &mut self,
+        path: &RelPath,
+        file: &File,
+        stat: &Stat,
+        before: Option<&Content>,
+    ) -> Result<Reading, DiskError> {
+        let (content, head) = hash(file, before)?;
         let after = fstat(file).map_err(|error| failed("stat", error))?;
         let now = self.stat(path)?;
         let unstable = || DiskError::Busy("the file changes while it is read".to_owned());

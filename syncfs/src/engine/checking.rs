@@ -209,7 +209,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             FileKind::Symlink => {
                 (self.disk.link_target(&path).map(|target| What::Symlink(ContentHash::of(&target))), false)
             }
-            _ => match self.disk.read(&path, stat) {
+            _ => match self.disk.read(&path, stat, entry.record.kind.content()) {
                 Ok(read) => (Ok(What::File(read.content.root(), read.content.size())), read.cut),
                 Err(error) => (Err(error), false),
             },

@@ -83,7 +83,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn read_rules(&mut self, path: &RelPath, stat: &Stat) -> Result<(Vec<u8>, Option<Stat>), DiskError> {
-        let reading = self.disk.read(path, stat)?;
+        let reading = self.disk.read(path, stat, None)?;
         let mut text = Vec::new();
         for (offset, chunk) in reading.content.placed() {
             text.extend(self.disk.read_chunk(path, offset, &chunk)?.ok_or(DiskError::Changed)?.bytes());

@@ -33,7 +33,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 if let Some((kind, seen)) = self.read_as(stat, names) {
                     return Ok(Some((kind.linked(label), seen)));
                 }
-                let Reading { content, stat, mut mtime_ns, cut } = self.disk.read(path, stat)?;
+                let before = entry.and_then(|entry| entry.record.kind.content());
+                let Reading { content, stat, mut mtime_ns, cut } = self.disk.read(path, stat, before)?;
                 self.cutting.last_cut = cut.then(|| path.clone());
                 if cut {
                     self.was_cut(path);

@@ -5,7 +5,7 @@ use crate::chunk::content_of;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
-use crate::record::{Attributes, CAPABILITY, Chunk, Owner, Xattrs};
+use crate::record::{Attributes, CAPABILITY, Chunk, Content, Owner, Xattrs};
 
 use super::filesystem::Ino;
 use super::{Fault, MemoryDisk, Space, State};
@@ -146,7 +146,7 @@ impl Disk for MemoryDisk {
         Ok(link.body.data.clone())
     }
 
-    fn read(&mut self, path: &RelPath, stat: &Stat) -> Result<Reading, DiskError> {
+    fn read(&mut self, path: &RelPath, stat: &Stat, _: Option<&Content>) -> Result<Reading, DiskError> {
         let state = &mut *self.0.borrow_mut();
         state.readable(path)?;
         let ino = state.expected(path, stat)?;
