@@ -163,7 +163,7 @@ impl RealDisk {
     ) -> Result<(), DiskError> {
         let place = self.place_of(to, expect)?;
         self.detach_sides(to)?;
-        (self.stage, self.last) = (None, None);
+        self.last = None;
         match renameat(from.0, from.1, &place.dir, place.name) {
             Ok(()) => {}
             Err(Errno::ISDIR | Errno::NOTEMPTY) => return Err(DiskError::NotEmpty),

@@ -321,7 +321,8 @@ impl Disk for RealDisk {
         if expect.is_some() {
             self.detach_sides(to)?;
         }
-        (self.stage, self.last) = (None, None);
+        self.stage.take_if(|open| open.path == *stage);
+        self.last = None;
         let name = stage_name(stage);
         let inode = |stat: Stat| (stat.dev, stat.ino);
         let staged = stat_in(&self.staging, name.as_bytes())?.map(inode);
@@ -353,7 +354,7 @@ impl Disk for RealDisk {
 
     fn rename(&mut self, from: &RelPath, to: &RelPath, expect: &Stat) -> Result<(), DiskError> {
         let old = self.place_of(from, Some(expect))?;
-        (self.stage, self.last) = (None, None);
+        self.last = None;
         let new = self.tree.place(to)?;
         match renameat_with(&old.dir, old.name, &new.dir, new.name, RenameFlags::NOREPLACE) {
             Ok(()) => {}

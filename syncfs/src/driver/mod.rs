@@ -9,6 +9,7 @@ mod changes;
 mod cuts;
 mod database;
 mod deltas;
+mod direct;
 mod disk;
 mod folder;
 mod history;

@@ -59,6 +59,11 @@ pub(super) fn write(file: &File, offset: u64, bytes: &[u8]) -> Result<(), Error>
     Ok(())
 }
 
+/// Whether a part of these bytes would become a hole.
+pub(super) fn has_zeros(bytes: &[u8]) -> bool {
+    zeros(bytes).is_some()
+}
+
 /// Makes a part of a file zeros. Behind its end there is nothing to do.
 pub(super) fn clear(file: &File, offset: u64, length: u64) -> Result<(), Error> {
     let size = file.metadata()?.len();

@@ -1,10 +1,11 @@
 //! Stages: files in the state directory in which a version comes together before it becomes visible.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{
@@ -14,6 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::attributes;
+use super::direct::Writer;
 use super::disk::{GROUP_SYNC, RealDisk};
 use super::sparse;
 use super::state::stage_name;
@@ -23,43 +25,100 @@ use crate::disk::{DiskError, FileKind, Stat};
 use crate::path::RelPath;
 use crate::record::{Attributes, Owner};
 
-/// From so many bytes on, what was written to a stage is sent on its way to the disk.
-const WRITE_BACK_BYTES: u64 = 8 << 20;
+/// After so many bytes that follow each other, what comes behind them is written past the cache; in bytes.
+const CACHED_BYTES: u64 = 8 << 20;
 
 /// The stage that was last used.
 #[derive(Debug)]
 pub(super) struct OpenStage {
-    path: RelPath,
+    pub(super) path: RelPath,
     file: File,
     /// It was made just now and given nothing yet.
     fresh: bool,
-    /// What was written last, in one piece, and not yet sent on its way to the disk.
-    dirty: Range<u64>,
+    /// It is not longer than this.
+    end: u64,
+    /// What was written last, in one piece.
+    run: Range<u64>,
+    /// Writes what follows on it.
+    writer: Option<Writer>,
+}
+
+impl OpenStage {
+    /// Everything that was written is in the file.
+    fn rest(&mut self) -> io::Result<()> {
+        self.writer.take().map_or(Ok(()), Writer::finish)
+    }
+
+    fn write(&mut self, staging: &OwnedFd, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.end = self.end.max(offset + bytes.len() as u64);
+        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.end() == offset) {
+            writer.push(bytes);
+            return Ok(());
+        }
+        self.rest()?;
+        sparse::write(&self.file, offset, bytes)?;
+        if self.run.end != offset {
+            self.run = offset..offset;
+        }
+        self.run.end = offset + bytes.len() as u64;
+        let length = NonZeroU64::new(self.run.end - self.run.start);
+        if length.is_some_and(|length| length.get() >= CACHED_BYTES) {
+            // Linux begins to write dirty pages then, and does not wait: the sync at the end finds little left.
+            let _ = fadvise(&self.file, self.run.start, length, Advice::DontNeed);
+            self.run.start = self.run.end;
+            self.writer = self.pass_cache(staging)?;
+        }
+        Ok(())
+    }
+
+    /// For what follows; `None` where the filesystem has only the way through the cache.
+    fn pass_cache(&self, staging: &OwnedFd) -> io::Result<Option<Writer>> {
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match openat(staging, stage_name(&self.path), flags, Mode::empty()) {
+            Ok(direct) => Writer::start(self.file.try_clone()?, direct.into(), self.run.end).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
 }
 
 /// The stages that there are: most paths have none, and asking the system each time would cost more than the list.
 #[derive(Debug)]
-pub(super) struct Stages(BTreeSet<String>);
+pub(super) struct Stages {
+    names: BTreeSet<String>,
+    /// Those that lack something that they were given, and why.
+    broken: BTreeMap<String, DiskError>,
+}
 
 impl Stages {
     /// Those that an earlier run left.
     pub(super) fn left_in(staging: impl AsFd) -> Result<Self, DiskError> {
         let list = Dir::read_from(staging).map_err(|error| failed("list the stages", error))?;
         let names = list.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        Ok(Self(names.collect()))
+        Ok(Self { names: names.collect(), broken: BTreeMap::new() })
     }
 
     /// It was renamed into place.
     pub(super) fn published(&mut self, name: &str) {
-        self.0.remove(name);
+        self.names.remove(name);
     }
 }
 
 impl RealDisk {
+    /// Lets go of the stage that was last used.
+    pub(super) fn close_stage(&mut self) {
+        if let Some(mut stage) = self.stage.take()
+            && let Err(error) = stage.rest()
+        {
+            // Nobody asked: it is told before the stage is taken for complete.
+            self.stages.broken.insert(stage_name(&stage.path), failed("write a stage", error));
+        }
+    }
+
     fn open_stage(&mut self, path: &RelPath) -> Result<&mut OpenStage, DiskError> {
         if self.stage.as_ref().is_none_or(|stage| stage.path != *path) {
+            self.close_stage();
             let name = stage_name(path);
-            let mut fresh = self.stages.0.insert(name.clone());
+            let mut fresh = self.stages.names.insert(name.clone());
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let open = |more| openat(&self.staging, &name, flags | more, Mode::from_raw_mode(0o600));
             let file = match open(if fresh { OFlags::EXCL } else { OFlags::empty() }) {
@@ -80,7 +139,8 @@ impl RealDisk {
                 other => other,
             };
             let file = File::from(file.map_err(|error| failed("create a stage", error))?);
-            self.stage = Some(OpenStage { path: path.clone(), file, fresh, dirty: 0..0 });
+            let end = if fresh { 0 } else { u64::MAX };
+            self.stage = Some(OpenStage { path: path.clone(), file, fresh, end, run: 0..0, writer: None });
         }
         Ok(self.stage.as_mut().expect("it was just put there"))
     }
@@ -111,34 +171,32 @@ impl RealDisk {
         if !open {
             let name = stage_name(path);
             let is_file = |stat: Stat| stat.kind == FileKind::File;
-            if !self.stages.0.contains(&name)
+            if !self.stages.names.contains(&name)
                 || !stat_in(&self.staging, name.as_bytes())?.is_some_and(is_file)
             {
                 return Ok(None);
             }
         }
+        let stage = self.open_stage(path)?;
+        if offset + u64::from(length) > stage.end {
+            return Ok(None);
+        }
+        if stage.writer.as_ref().is_some_and(|writer| offset < writer.end()) {
+            stage.rest().map_err(|error| failed("write a stage", error))?;
+        }
         let mut bytes = vec![0; length as usize];
-        Ok(self.open_stage(path)?.file.read_exact_at(&mut bytes, offset).is_ok().then_some(bytes))
+        Ok(stage.file.read_exact_at(&mut bytes, offset).is_ok().then_some(bytes))
     }
 
     pub(super) fn write_stage(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        let OpenStage { file, dirty, .. } = self.open_stage(path)?;
-        sparse::write(file, offset, bytes).map_err(|error| failed("write a stage", error))?;
-        if dirty.end != offset {
-            *dirty = offset..offset;
-        }
-        dirty.end = offset + bytes.len() as u64;
-        let length = NonZeroU64::new(dirty.end - dirty.start);
-        if length.is_some_and(|length| length.get() >= WRITE_BACK_BYTES) {
-            // Linux begins to write dirty pages then, and does not wait: the sync at the end finds little left.
-            let _ = fadvise(&*file, dirty.start, length, Advice::DontNeed);
-            dirty.start = dirty.end;
-        }
-        Ok(())
+        self.open_stage(path)?;
+        let Some(stage) = &mut self.stage else { return Ok(()) };
+        stage.write(&self.staging, offset, bytes).map_err(|error| failed("write a stage", error))
     }
 
     pub(super) fn clear_stage(&mut self, path: &RelPath, offset: u64, length: u32) -> Result<(), DiskError> {
-        let cleared = sparse::clear(&self.open_stage(path)?.file, offset, u64::from(length));
+        let stage = self.open_stage(path)?;
+        let cleared = stage.rest().and_then(|()| sparse::clear(&stage.file, offset, u64::from(length)));
         cleared.map_err(|error| failed("write a stage", error))
     }
 
@@ -149,6 +207,10 @@ impl RealDisk {
         attributes: &Attributes,
         mtime_ns: i64,
     ) -> Result<(), DiskError> {
+        self.open_stage(path)?.rest().map_err(|error| failed("write a stage", error))?;
+        if let Some(error) = self.stages.broken.remove(&stage_name(path)) {
+            return Err(error);
+        }
         let OpenStage { file, fresh, .. } = self.open_stage(path)?;
         let stands = fstat(&*file).map_err(|error| failed("stat", error))?;
         if convert(&stands).size != size {
@@ -169,7 +231,7 @@ impl RealDisk {
         self.discard_stage(path)?;
         let name = stage_name(path);
         symlinkat(target, &self.staging, &name).map_err(|error| failed("create a symlink", error))?;
-        self.stages.0.insert(name.clone());
+        self.stages.names.insert(name.clone());
         attributes::give_link(&self.staging, &name, owner)
     }
 
@@ -191,9 +253,10 @@ impl RealDisk {
     }
 
     pub(super) fn discard_stage(&mut self, path: &RelPath) -> Result<(), DiskError> {
-        self.stage = None;
+        self.stage.take_if(|stage| stage.path == *path);
         let name = stage_name(path);
-        if !self.stages.0.remove(&name) {
+        self.stages.broken.remove(&name);
+        if !self.stages.names.remove(&name) {
             return Ok(());
         }
         match unlinkat(&self.staging, name, AtFlags::empty()) {
