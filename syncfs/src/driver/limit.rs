@@ -3,7 +3,7 @@
 //! A [`Pace`] is a token bucket that any number of streams draw from, so a limit holds for a peer and not only for each
 //! of its streams. It bounds the average; after a pause at most [`BURST`] of it is made up for.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -182,6 +182,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         this.sending.give_back(taken - sent);
         this.traffic.sent.fetch_add(sent as u64, Ordering::Relaxed);
         polled
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.sending.pace.is_some() {
+            // Small steps anyway.
+            let first = parts.iter().find(|part| !part.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |part| part));
+        }
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, parts);
+        if let Poll::Ready(Ok(sent)) = &polled {
+            this.traffic.sent.fetch_add(*sent as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 //! A byte stream as messages: a `u32` length, little-endian, then the message, compressed while the stream is what
 //! everything waits for ([`Line`]).
 
+use std::io::{ErrorKind, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -76,9 +77,17 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         let length =
             u32::try_from(head.len() + body.len()).expect("a message is smaller than its frame limit");
         let began = Instant::now();
-        self.stream.write_all(&(length | flag).to_le_bytes()).await?;
-        self.stream.write_all(&head).await?;
-        self.stream.write_all(body).await?;
+        let word = (length | flag).to_le_bytes();
+        let mut parts = [&word[..], &head, body].map(IoSlice::new);
+        let mut parts = &mut parts[..];
+        // Also gets past those that are empty.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            match self.stream.write_vectored(parts).await? {
+                0 => return Err(std::io::Error::from(ErrorKind::WriteZero).into()),
+                count => IoSlice::advance_slices(&mut parts, count),
+            }
+        }
         self.line.took(u64::from(length), began, Instant::now());
         Ok(u64::from(length) + 4)
     }

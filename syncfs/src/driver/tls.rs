@@ -4,7 +4,7 @@
 //! A handshake is bounded in time ([`HANDSHAKE_MAX`]) and, by the TLS engine, in size (64 KiB a message).
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -31,7 +31,9 @@ use crate::device::DeviceId;
 /// How long a handshake may take.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How much is taken from a stream at once: by itself the TLS engine asks for a quarter of a record at a time.
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 128 << 10;
+/// How much is encrypted and given to a stream at once.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// A stream whose other end has proved which device it is. Nobody else can read or change what it carries.
 pub struct TlsStream<S>(tokio_rustls::TlsStream<BufReader<S>>);
@@ -95,7 +97,9 @@ impl Identity {
         let name = ServerName::try_from("syncfs").expect("the name is valid; it is never sent");
         let stream = BufReader::with_capacity(READ_BYTES, stream);
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        Ok(TlsStream(bounded(handshake, HANDSHAKE_MAX).await?.into()))
+        let mut stream = bounded(handshake, HANDSHAKE_MAX).await?;
+        stream.get_mut().1.set_buffer_limit(Some(WRITE_BYTES));
+        Ok(TlsStream(stream.into()))
     }
 
     /// Makes `stream` a proven one and says which device dialled. Whether that device is *wanted* is the caller's
@@ -115,7 +119,8 @@ impl Identity {
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.certified())));
         config.send_tls13_tickets = 0;
         let stream = BufReader::with_capacity(READ_BYTES, stream);
-        let stream = bounded(TlsAcceptor::from(Arc::new(config)).accept(stream), HANDSHAKE_MAX).await?;
+        let mut stream = bounded(TlsAcceptor::from(Arc::new(config)).accept(stream), HANDSHAKE_MAX).await?;
+        stream.get_mut().1.set_buffer_limit(Some(WRITE_BYTES));
         let (_, session) = stream.get_ref();
         let key = session.peer_certificates().and_then(<[_]>::first);
         let device = key.and_then(|key| device_of(key)).expect("the handshake fails without an Ed25519 key");
@@ -277,6 +282,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
