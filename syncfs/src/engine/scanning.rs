@@ -13,8 +13,8 @@ use super::Engine;
 
 /// Entries of the index that are in memory at once.
 const PAGE: usize = 1000;
-/// Entries that are taken up at once where the index knows of none.
-const FIRST_AT_ONCE: usize = 10_000;
+/// Entries that are taken up and committed at once where the index knows of none.
+const FIRST_AT_ONCE: usize = 20_000;
 
 /// A path, and the fingerprint of what stands there.
 type Standing = (RelPath, Stat);
@@ -107,6 +107,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
             if is_first && suspects.len() >= FIRST_AT_ONCE {
                 self.take_up(&suspects, report)?;
+                self.commit()?;
                 suspects.clear();
             }
         }
