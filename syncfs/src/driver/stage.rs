@@ -265,3 +265,62 @@ impl RealDisk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::aftermath::Aftermath;
+    use super::super::state::State;
+    use super::*;
+    use crate::config::Config;
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut noise = vec![0; length];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        noise
+    }
+
+    fn disk(dir: &tempfile::TempDir) -> RealDisk {
+        let config = Config::new(dir.path());
+        State::init(&config).unwrap();
+        let (state, _, _) = State::open(&config, false).unwrap();
+        RealDisk::new(&state, config.min_free, &Aftermath::default()).unwrap()
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_the_disk_is_read_and_not_lost_when_another_stage_has_its_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = disk(&dir);
+        let (large, other) = (RelPath::new("large").unwrap(), RelPath::new("other").unwrap());
+        let (bytes, piece) = (noise(14 << 20), 200_000);
+        for (number, part) in bytes.chunks(piece).enumerate() {
+            disk.write_stage(&large, (number * piece) as u64, part).unwrap();
+            if number == 50 {
+                let begin = 48 * piece + 7;
+                let read = disk.read_stage(&large, begin as u64, 300_000).unwrap();
+                assert!(read.as_deref() == Some(&bytes[begin..begin + 300_000]));
+                assert_eq!(disk.read_stage(&large, (51 * piece) as u64, 1).unwrap(), None);
+            }
+        }
+        disk.write_stage(&other, 0, b"small").unwrap();
+        let read = disk.read_stage(&large, 0, bytes.len() as u32).unwrap();
+        assert!(read.as_deref() == Some(&bytes[..]));
+    }
+
+    #[test]
+    fn a_stage_that_lacks_what_could_not_be_written_is_not_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = disk(&dir);
+        let (large, other) = (RelPath::new("large").unwrap(), RelPath::new("other").unwrap());
+        disk.write_stage(&large, 0, b"x").unwrap();
+        let read_only = || File::open(dir.path().join(".syncfs/staging").join(stage_name(&large))).unwrap();
+        let writer = Writer::start(read_only(), read_only(), 1).unwrap();
+        disk.open_stage(&large).unwrap().writer = Some(writer);
+        disk.write_stage(&large, 1, b"y").unwrap();
+        disk.write_stage(&other, 0, b"small").unwrap();
+        let attributes = Attributes { mode: 0o644, ..Attributes::default() };
+        assert!(disk.seal_stage(&large, 2, &attributes, 0).is_err());
+        // It was told: what is written again is complete.
+        disk.write_stage(&large, 1, b"y").unwrap();
+        disk.seal_stage(&large, 2, &attributes, 0).unwrap();
+    }
+}
