@@ -48,6 +48,16 @@ pub enum Fault {
     Full,
     /// The first sync from this step on fails, and with it every later step: see [`MemoryDisk::reopen`].
     Sync,
+    /// Just before the step a program gives what stands at a path another name, where nothing stands, and makes a symlink in
+    /// its place.
+    Swap {
+        /// Where.
+        path: RelPath,
+        /// The other name.
+        to: RelPath,
+        /// Of the symlink.
+        target: Vec<u8>,
+    },
     /// Just before the step a program writes a file, as with [`MemoryDisk::user_write`].
     Edit {
         /// Where.
@@ -94,6 +104,8 @@ pub struct Torn {
     pub published: bool,
 }
 
+const SYNC_FAILED: &str = "a sync failed";
+
 /// Where an entry is: in the folder, or in a part of the state directory that knows no directories of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Space {
@@ -127,8 +139,10 @@ struct State {
     archive: BTreeMap<ContentHash, Vec<u8>>,
     steps: u64,
     faults: BTreeMap<u64, Fault>,
-    /// Why every step fails.
-    dead: Option<&'static str>,
+    /// The power is cut at the next step of this name.
+    cut_at: Option<&'static str>,
+    /// Why every step fails, and since which.
+    dead: Option<(&'static str, &'static str)>,
     missing: bool,
     unreadable: BTreeSet<RelPath>,
 }
@@ -156,6 +170,7 @@ impl MemoryDisk {
             archive: BTreeMap::new(),
             steps: 0,
             faults: BTreeMap::new(),
+            cut_at: None,
             dead: None,
             missing: false,
             unreadable: BTreeSet::new(),
@@ -171,15 +186,7 @@ impl MemoryDisk {
     /// A program makes something new that is not a regular file (a directory, a symlink to `data`, a pipe), where nothing
     /// stands. Returns whether it did.
     pub fn user_make(&self, path: &RelPath, kind: FileKind, data: &[u8]) -> bool {
-        let files = &mut self.0.borrow_mut().files;
-        let Ok((dir, name)) = files.place(path) else { return false };
-        if files.inode(dir).entries.contains_key(&name) {
-            return false;
-        }
-        let mode = if kind == FileKind::Symlink { 0o777 } else { 0o755 };
-        let ino = files.new_inode(kind, data.to_vec(), Attributes::of_mode(mode));
-        files.change(vec![(dir, name, Some(ino))]);
-        true
+        self.0.borrow_mut().files.make(path, kind, data)
     }
 
     /// A program removes an entry, with all that is in it, name by name. Returns whether there was any.
@@ -195,18 +202,7 @@ impl MemoryDisk {
     /// A program renames an entry, with all that is in it: over a file or symlink, or to where nothing stands. Returns
     /// whether it did.
     pub fn user_rename(&self, from: &RelPath, to: &RelPath) -> bool {
-        let files = &mut self.0.borrow_mut().files;
-        let (Ok(old), Ok(new)) = (files.place(from), files.place(to)) else { return false };
-        let Some(ino) = files.inode(old.0).entries.get(&old.1).copied() else { return false };
-        let over = files.inode(new.0).entries.get(&new.1).copied();
-        if from == to || to.is_below(from) || over.is_some_and(|over| files.is_dir(over) || files.is_dir(ino))
-        {
-            return false;
-        }
-        let now = files.tick();
-        files.inode_mut(ino).body.ctime_ns = now;
-        files.change(vec![(old.0, old.1, None), (new.0, new.1, Some(ino))]);
-        true
+        self.0.borrow_mut().files.rename(from, to)
     }
 
     /// A program gives an entry other permissions or extended attributes. Returns whether there is one.
@@ -314,10 +310,17 @@ impl MemoryDisk {
         state.faults.insert(state.steps + after, fault);
     }
 
-    /// No step fails from here on that has not failed yet.
+    /// Cuts the power at the next step of this name: see [`MemoryDisk::died_at`].
+    pub fn cut_power_at(&self, step: &'static str) {
+        self.0.borrow_mut().cut_at = Some(step);
+    }
+
+    /// No step fails from here on that has not failed yet, and what a failed sync lost is written again.
     pub fn heal(&self) {
         let state = &mut *self.0.borrow_mut();
         state.faults.clear();
+        state.cut_at = None;
+        state.files.write_lost_again();
         state.unreadable.clear();
         state.missing = false;
     }
@@ -328,12 +331,25 @@ impl MemoryDisk {
         self.0.borrow().dead.is_some()
     }
 
-    /// After a failed sync: the folder is opened again. What could not be written is still read as if it had been, and is
-    /// gone after the next power cut unless it is written again.
-    pub fn reopen(&self) {
+    /// The step at which every step began to fail.
+    #[must_use]
+    pub fn died_at(&self) -> Option<&'static str> {
+        self.0.borrow().dead.map(|(_, step)| step)
+    }
+
+    /// After a failed sync: the folder is opened again, and stages are not trusted any more. What could not be written is still
+    /// read as if it had been, and is gone after the next power cut unless it is written again. Returns whether a sync had failed.
+    pub fn reopen(&self) -> bool {
         let state = &mut *self.0.borrow_mut();
+        if state.dead.is_none_or(|(why, _)| why != SYNC_FAILED) {
+            return false;
+        }
         state.dead = None;
         state.read.clear();
+        let stages = state.files.inode(Space::Stage.root()).entries.keys().cloned();
+        let gone: Vec<_> = stages.map(|name| (Space::Stage.root(), name, None)).collect();
+        state.files.change(gone);
+        true
     }
 
     /// The power is back. What was not durable survives in part, as `choose(n)`, a number below `n`, picks: names in one
@@ -344,6 +360,7 @@ impl MemoryDisk {
         let other = state.files.crash(choose);
         state.logs.crash(choose);
         state.faults.clear();
+        state.cut_at = None;
         state.read.clear();
         state.dead = None;
         let mut torn = Vec::new();

@@ -69,7 +69,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         found: &[(RelPath, Stat)],
     ) -> Result<bool, StoreError> {
         let min = match self.guard.min {
-            Some(min) if !self.guard.confirmed && self.meta.role == Role::Shared && !self.is_undoing() => min,
+            Some(min) if !self.guard.confirmed && self.meta.role != Role::Holder && !self.is_undoing() => min,
             _ => u64::MAX,
         };
         if gone.len() as u64 <= min {

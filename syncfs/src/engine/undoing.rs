@@ -98,6 +98,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn restore_over(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
         if let Some(mut entry) = entry.filter(|entry| entry.record.kind.is_live()) {
+            if entry.stale {
+                // A version of a stale tail is kept aside, and never put back.
+                return self.forget(&entry.record.path);
+            }
             entry.seen = None;
             self.put_entry(&entry)?;
             self.restore(entry.record, None);

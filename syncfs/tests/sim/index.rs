@@ -34,13 +34,23 @@ pub(crate) struct SimIndex {
     pub(crate) known: BTreeSet<ContentHash>,
     /// Paths where nothing was, and something is since the checks looked.
     pub(crate) came: Rc<RefCell<BTreeSet<RelPath>>>,
+    /// Paths whose version met another one, and stays.
+    pub(crate) met: Rc<RefCell<BTreeSet<RelPath>>>,
     uncommitted: BTreeMap<RelPath, (Entry, Deletes)>,
 }
 
 impl SimIndex {
     pub(crate) fn new(memory: MemoryIndex, disk: MemoryDisk) -> Self {
         let (known, uncommitted) = (BTreeSet::new(), BTreeMap::new());
-        Self { memory, disk, committed: Rc::default(), known, came: Rc::default(), uncommitted }
+        Self {
+            memory,
+            disk,
+            committed: Rc::default(),
+            known,
+            came: Rc::default(),
+            met: Rc::default(),
+            uncommitted,
+        }
     }
 
     pub(crate) fn crash(&mut self) {
@@ -62,9 +72,18 @@ impl Index for SimIndex {
     fn put(&mut self, entry: &Entry) -> Result<(), IndexError> {
         self.known.extend(name_of(&entry.record.kind));
         let path = &entry.record.path;
-        let before = self.memory.entry(path)?.map(|before| before.record.kind.is_live());
+        let entry_before = self.memory.entry(path)?.map(|before| before.record);
+        let before = entry_before.as_ref().map(|before| before.kind.is_live());
         if before != Some(true) {
             self.came.borrow_mut().insert(path.clone());
+        } else if let Some(before) = entry_before {
+            // It stands against a write, or a deletion, that had not seen it.
+            let others = entry.record.version.iter().filter(|(device, _)| **device != entry.record.by);
+            let merged =
+                others.into_iter().any(|(device, counter)| before.version.counter(device) < *counter);
+            if merged && name_of(&before.kind) == name_of(&entry.record.kind) {
+                self.met.borrow_mut().insert(path.clone());
+            }
         }
         let was_live = before != Some(false);
         let deleted = was_live || self.uncommitted.get(path).is_some_and(|(_, deletes)| *deletes);

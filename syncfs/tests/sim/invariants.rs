@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncfs::device::{DeviceId, IndexId};
-use syncfs::disk::{Change, FileKind, MemoryDisk, Node};
+use syncfs::disk::{Change, Disk, FileKind, MemoryDisk, Node};
 use syncfs::index::{Entry, Index};
 use syncfs::record::{CAPABILITY, Kind, VersionVector};
 use syncfs::{Lag, RelPath, Role};
@@ -97,6 +97,15 @@ pub(crate) fn durability_order(disk: &MemoryDisk, entry: &Entry) {
     if entry.seen.is_none() || entry.stale {
         return;
     }
+    let seen = entry.seen.filter(|_| stands.is_some());
+    if let (Some(behind), Some(content), Some(seen)) = (&entry.behind, entry.record.kind.content(), seen)
+        && behind.mark > 0
+        && disk.clone().stat(path) == Ok(Some(seen))
+    {
+        let data = disk.durable_delta(path, behind.mark, content.size());
+        let is_it = data.is_some_and(|data| syncfs::chunk::content_of(&data).root() == name);
+        assert!(is_it, "7: the index claims {path} as a delta, a power cut would take it");
+    }
     let is_it = |node: &Node| name_of_node(node).contains(&name);
     if stands.as_ref().is_some_and(is_it) {
         assert!(durable.as_ref().is_some_and(is_it), "7: the index claims {path}, a power cut would take it");
@@ -111,6 +120,10 @@ impl Versions {
     /// 9. Causality: one vector, one content; one counter, one write; knowledge only grows.
     pub(crate) fn causality(&mut self, entry: &Entry) {
         let record = &entry.record;
+        if record.version.is_empty() {
+            // What a replica found that lost its memory is no version.
+            return;
+        }
         let vector: Vec<_> = record.version.iter().map(|(device, counter)| (*device, *counter)).collect();
         let same = self.by_vector.entry((record.path.clone(), vector)).or_insert_with(|| record.kind.clone());
         assert_eq!(*same, record.kind, "9: two contents of {} under one vector", record.path);
@@ -118,6 +131,11 @@ impl Versions {
         let write = (record.path.clone(), record.kind.clone());
         let same = self.by_dot.entry(dot).or_insert_with(|| write.clone());
         assert_eq!(*same, write, "9: one counter for two writes");
+    }
+
+    /// A replica was restored from a backup, or lost its index.
+    pub(crate) fn forgets(&mut self, device: DeviceId) {
+        self.knowledge.retain(|(of, _), _| *of != device);
     }
 
     /// 9, of a replica as a whole.

@@ -14,6 +14,8 @@ pub(crate) struct Ledger {
     next: u64,
     /// Every text, by the name that an index gives it.
     pub(crate) written: BTreeMap<ContentHash, Text>,
+    /// Where users last put each text: a rename that comes in two halves leaves it in its old place for a while, too.
+    given: BTreeMap<Text, BTreeSet<RelPath>>,
     /// Texts that a replica has taken up.
     pub(crate) observed: BTreeSet<Text>,
     /// Texts that a user overwrote or deleted, having them before their eyes.
@@ -68,16 +70,22 @@ impl Ledger {
     /// Takes note of what a user did: the tree before and after it.
     pub(crate) fn acted(&mut self, before: &Tree, after: &Tree, taken: &mut Taken) {
         let stand: BTreeSet<_> = after.texts.values().collect();
+        let moved: BTreeSet<_> =
+            after.texts.iter().filter(|(path, text)| before.texts.get(*path) != Some(text)).collect();
+        for (path, text) in &moved {
+            self.given.entry((*text).clone()).or_default().insert((*path).clone());
+        }
         for (path, text) in &before.texts {
             if after.texts.get(path) == Some(text) {
                 continue;
             }
-            // One that stands twice, as a peer's rename may come in two halves, is taken for a copy.
-            let copies = before.texts.values().filter(|other| *other == text).count();
+            let given = self.given.entry(text.clone()).or_default();
+            given.remove(path);
             if stand.contains(text) {
                 self.touched.insert(text.clone());
             }
-            if copies > 1 || !stand.contains(text) {
+            let is_moved = moved.iter().any(|(_, other)| *other == text);
+            if !is_moved && (given.is_empty() || !stand.contains(text)) {
                 self.superseded.insert(text.clone());
                 if !after.paths.contains(path) {
                     taken.deleted.insert(path.clone(), text.clone());

@@ -13,6 +13,23 @@ use crate::world::{Replica, World};
 const PATHS: [&str; 14] =
     ["a", "b", "c.txt", "d", "d/a", "d/b", "d/e", "d/e/a", "d/e/g", "f", "g", "g/a", "g/d", "g/d/a"];
 
+/// The steps of an engine in the main world.
+const STEPS: [&str; 13] = [
+    "change attributes",
+    "commit",
+    "keep a file",
+    "keep a version",
+    "make a directory",
+    "remove",
+    "remove a stage",
+    "rename",
+    "rename a stage",
+    "seal a stage",
+    "stage a symlink",
+    "sync",
+    "write a stage",
+];
+
 /// What is written here in the climate for it are databases, of which a replica keeps deltas.
 pub(crate) const DATABASE: &str = "app.db";
 
@@ -62,7 +79,8 @@ impl World {
                 }
             }
         }
-        self.deltas += self.replicas.iter().map(|replica| replica.disk.logged_blocks() as u64).sum::<u64>();
+        let blocks = self.replicas.iter().map(|replica| replica.disk.logged_blocks() as u64).sum();
+        self.count("blocks in logs", blocks);
     }
 
     pub(crate) fn a_path(&mut self) -> RelPath {
@@ -131,6 +149,9 @@ impl World {
                 if act.is_multiple_of(2) || !disk.user_rename(path, other) {
                     disk.user_remove(path);
                 }
+                // Also where it is of the same kind.
+                let replaced = before.paths.iter().filter(|other| *other == path || other.is_below(path));
+                self.replicas[replica].taken.replaced.extend(replaced.cloned());
                 let kind = [FileKind::Symlink, FileKind::Dir, FileKind::File][self.rng.below(3) as usize];
                 let made = match kind {
                     FileKind::File => disk.user_write(path, &text, false),
@@ -171,11 +192,14 @@ impl World {
     /// Something goes wrong on some machine.
     pub(crate) fn fault(&mut self) {
         let replica = self.any();
-        let after = 1 + self.rng.below(12);
+        let far = if self.rng.chance(25) { 80 } else { 12 };
+        let after = 1 + self.rng.below(far);
         let disk = self.replicas[replica].disk.clone();
         self.say(|| format!("{replica}: a fault"));
-        match self.rng.below(20) {
-            0..9 => disk.fail(after, Fault::Power),
+        match self.rng.below(24) {
+            0..4 => disk.fail(after, Fault::Power),
+            4..8 => disk.cut_power_at(STEPS[self.rng.below(STEPS.len() as u64) as usize]),
+            8 => disk.fail(after, Fault::Sync),
             9..11 => disk.fail(after, Fault::Io),
             11 => disk.fail(after, Fault::Full),
             12 => disk.set_missing(true),
@@ -185,13 +209,27 @@ impl World {
             }
             14..16 => self.replicas[replica].disk.heal(),
             16 => {
-                let by = self.rng.below(1 << 42) as i64;
+                // By hours, or by years.
+                let far = if self.rng.chance(50) { 42 } else { 58 };
+                let by = self.rng.below(1 << far) as i64;
                 disk.jump(if self.rng.chance(50) { by } else { -by / 3 });
             }
             17 => {
                 let by = self.rng.below(60_000);
                 self.now_ms =
                     if self.rng.chance(50) { self.now_ms + by } else { self.now_ms.saturating_sub(by) };
+            }
+            18..20 => self.part(),
+            // A program that puts a symlink in the place of a directory meanwhile.
+            20..22 => {
+                let (path, to, target) = (self.a_path(), self.a_path(), self.ledger.fresh(replica, false));
+                let is_dir = disk.node(&path).is_some_and(|node| node.kind == FileKind::Dir);
+                if is_dir && path != to && !to.is_below(&path) {
+                    self.say(|| format!("{replica}: {path} becomes {to} in {after} steps"));
+                    self.ledger.wrote(target.clone());
+                    self.replicas[replica].edits.insert(target.clone(), path.clone());
+                    disk.fail(after, Fault::Swap { path, to, target });
+                }
             }
             // A program that writes while a replica is in the middle of something.
             _ => {
@@ -220,7 +258,7 @@ impl World {
         let disk = slot.disk.clone();
         self.run(replica, |engine| engine.scan().map(drop));
         if self.replicas[replica].engine.as_ref().is_some_and(|engine| engine.held_deletions() > 0) {
-            self.accidents += 1;
+            self.count("mass deletions held back", 1);
             disk.restore(&backup);
             self.scan(replica);
         } else {

@@ -8,7 +8,7 @@ use syncfs::engine::{Engine, Input, SessionId, TRY_AGAIN_MS};
 use syncfs::index::{Index, MemoryIndex, Meta};
 use syncfs::record::Record;
 use syncfs::wire::{Message, decode, encode};
-use syncfs::{ContentHash, RelPath, StoreError, Token, Violation};
+use syncfs::{ContentHash, RelPath, Role, StoreError, Token, Violation};
 
 use crate::index::SimIndex;
 use crate::invariants::{self, Versions};
@@ -69,17 +69,18 @@ pub(crate) struct World {
     pub(crate) epoch: u64,
     /// Where a user acted last: there, others soon do, too.
     pub(crate) busy: RelPath,
+    /// Who was given the current epoch.
+    pub(crate) holder: Option<usize>,
     /// From how many files on a mass deletion is held back.
     pub(crate) guard: u64,
     trace: blake3::Hasher,
     pub(crate) crashes: u64,
-    pub(crate) barriers_held: u64,
-    /// Messages about a move.
-    pub(crate) moves: u64,
-    /// Mass deletions that were held back.
-    pub(crate) accidents: u64,
-    /// Blocks seen in delta logs.
-    pub(crate) deltas: u64,
+    /// How often what happened, by its name.
+    pub(crate) counts: BTreeMap<String, u64>,
+    /// Replicas that cannot reach the others, a bit each.
+    pub(crate) apart: u64,
+    /// A replica as it was when everybody had the same.
+    pub(crate) backup: Option<(usize, MemoryDisk, SimIndex)>,
 }
 
 impl World {
@@ -121,13 +122,13 @@ impl World {
             barriers: Vec::new(),
             epoch: 0,
             busy: RelPath::new("a").unwrap(),
+            holder: None,
             guard,
             trace: blake3::Hasher::new(),
             crashes: 0,
-            barriers_held: 0,
-            moves: 0,
-            accidents: 0,
-            deltas: 0,
+            counts: BTreeMap::new(),
+            apart: 0,
+            backup: None,
         };
         (0..world.replicas.len()).for_each(|replica| world.start(replica));
         world
@@ -135,6 +136,10 @@ impl World {
 
     pub(crate) fn trace(&self) -> ContentHash {
         ContentHash::from_bytes(*self.trace.finalize().as_bytes())
+    }
+
+    pub(crate) fn count(&mut self, what: impl Into<String>, times: u64) {
+        *self.counts.entry(what.into()).or_default() += times;
     }
 
     pub(crate) fn say(&self, what: impl FnOnce() -> String) {
@@ -172,7 +177,10 @@ impl World {
             91 => self.accident(),
             92 if leases => {
                 let replica = self.any();
-                self.take_lease(replica);
+                match self.rng.below(10) {
+                    0..8 => self.take_lease(replica),
+                    _ => self.hold_again(replica),
+                }
             }
             93..97 => {
                 let replica = self.any();
@@ -232,6 +240,11 @@ impl World {
                 here.extend(after.texts.get(path).cloned());
                 let done = here.contains(text) || kept.contains(text);
                 if done {
+                    // A symlink took the place of a directory, which has another name now.
+                    let inside = |other: &&RelPath| *other == path || other.is_below(path);
+                    let moved = before.texts.iter().filter(|(path, _)| inside(path));
+                    self.ledger.touched.extend(moved.map(|(_, text)| text.clone()));
+                    slot.taken.gone.extend(before.paths.iter().filter(inside).cloned());
                     here.extend(before.texts.get(path).cloned());
                     self.ledger.superseded.extend(here.into_iter().filter(|old| old != text));
                 }
@@ -252,9 +265,11 @@ impl World {
                     self.ledger.stale.insert(text.clone());
                 }
                 // Where two versions met, the one that stays is written anew.
-                let met = |conflict: &syncfs::Conflict| conflict.path == record.path;
-                if own && !is_new && engine.index().conflicts().unwrap().iter().any(met) {
-                    self.ledger.touched.insert(text.clone());
+                let copied = |conflict: &syncfs::Conflict| conflict.path == record.path;
+                if own && !is_new {
+                    let met = engine.index().met.borrow().contains(&record.path)
+                        || engine.index().conflicts().unwrap().iter().any(copied);
+                    self.ledger.touched.extend(met.then(|| text.clone()));
                 }
             }
             // What was seen may have been taken away since.
@@ -271,6 +286,7 @@ impl World {
             self.versions.knowledge_grows(meta);
             self.versions.single_writer(meta);
         }
+        engine.index().met.borrow_mut().clear();
         let mut came = std::mem::take(&mut *engine.index().came.borrow_mut());
         came.retain(|_| engine.is_undoing());
         invariants::atomic_visibility(&self.ledger, &changes, &edits, &came);
@@ -297,6 +313,15 @@ impl World {
     fn restart(&mut self, replica: usize) {
         let slot = &mut self.replicas[replica];
         self.crashes += 1;
+        let step = slot.disk.died_at().expect("it is dead");
+        if slot.disk.reopen() {
+            let stood = tree(&slot.disk).paths;
+            self.note_unfinished(replica, &stood);
+            self.count(format!("failed sync: {step}"), 1);
+            self.start(replica);
+            return self.scan(replica);
+        }
+        *self.counts.entry(format!("power cut: {step}")).or_default() += 1;
         let (before, stood) = (present(&slot.disk), tree(&slot.disk).paths);
         let logged = slot.disk.durably_logged();
         for torn in slot.disk.crash(&mut |bound| self.rng.below(bound)) {
@@ -377,7 +402,8 @@ impl World {
     pub(crate) fn connect(&mut self) {
         let (a, b) = (self.any(), self.any());
         // A second stream between the same two is fine, too.
-        if a != b && self.links.len() < 2 * self.replicas.len() {
+        let apart = (self.apart >> a ^ self.apart >> b) & 1 == 1;
+        if a != b && !apart && self.links.len() < 2 * self.replicas.len() {
             self.open(a, b);
         }
     }
@@ -400,6 +426,20 @@ impl World {
             self.close(link, side);
             self.links.retain(|link| link.open != [false, false]);
         }
+    }
+
+    /// The network falls into two parts, or is whole again.
+    pub(crate) fn part(&mut self) {
+        self.apart = if self.rng.chance(60) { self.rng.below(1 << self.replicas.len()) } else { 0 };
+        let apart = self.apart;
+        for link in 0..self.links.len() {
+            let [a, b] = self.links[link].ends.map(|(replica, _)| apart >> replica & 1);
+            if a != b {
+                self.links[link].queues.iter_mut().for_each(VecDeque::clear);
+                (0..2).for_each(|side| self.close(link, side));
+            }
+        }
+        self.links.retain(|link| link.open != [false, false]);
     }
 
     fn close(&mut self, link: usize, side: usize) {
@@ -457,7 +497,7 @@ impl World {
         let (replica, session) = self.links[link].ends[side];
         let Some(bytes) = self.links[link].queues[side].pop_front() else { return false };
         let message: Message = decode(&bytes).expect("what one replica encodes another decodes");
-        self.moves += u64::from(matches!(message, Message::Moved { .. }));
+        self.count("moves", u64::from(matches!(message, Message::Moved { .. })));
         let now_ms = self.now_ms;
         self.say(|| format!("{replica} gets {message:?}"));
         self.run(replica, |engine| engine.handle(now_ms, Input::Received { session, message }));
@@ -476,16 +516,31 @@ impl World {
         if held != Some(true) && engine.meta().fences.epoch() < next {
             return;
         }
-        self.epoch = next;
+        (self.epoch, self.holder) = (next, Some(replica));
         // Whatever the new holder does not have is a stale tail from now on; what it has is not, whatever was before.
         let entries = engine.index().page(None, usize::MAX).unwrap();
         let names = entries.iter().filter_map(|entry| name_of(&entry.record.kind));
-        let known: BTreeSet<_> = names.filter_map(|name| self.ledger.written.get(&name)).collect();
+        let known = names.filter_map(|name| self.ledger.written.get(&name)).cloned();
+        // What stands there and could not be read is the holder's, too, once it can be.
+        let stands = tree(&self.replicas[replica].disk).texts.into_values();
+        let known: BTreeSet<_> = known.chain(stands).collect();
         self.ledger.stale.retain(|text| !known.contains(text));
-        let tail = self.ledger.observed.iter().filter(|text| !known.contains(text));
+        let tail = self.ledger.observed.iter().filter(|text| !known.contains(*text));
         let tail: Vec<_> = tail.filter(|text| !self.ledger.superseded.contains(*text)).cloned().collect();
         self.say(|| format!("{replica} holds {next}"));
         self.ledger.stale.extend(tail);
+    }
+
+    /// Whoever holds the current lease says so once more.
+    fn hold_again(&mut self, replica: usize) {
+        let epoch = self.epoch;
+        if self.holder != Some(replica) {
+            return;
+        }
+        self.run(replica, |engine| match engine.hold(epoch) {
+            Err(syncfs::FenceError::Store(error)) => Err(error),
+            _ => Ok(()),
+        });
     }
 
     fn flush(&mut self, replica: usize) {
@@ -504,22 +559,30 @@ impl World {
     }
 
     fn check_barriers(&mut self) {
+        let mut held = 0;
         for (writer, token, texts) in &self.barriers {
             for peer in (0..self.replicas.len()).filter(|peer| peer != writer) {
                 let Some(engine) = self.replicas[*writer].engine.as_ref() else { continue };
                 let Ok(lags) = engine.lagging(token, &[self.replicas[peer].device]) else { continue };
                 invariants::lags_are_named(&lags);
                 if lags.is_empty() {
-                    self.barriers_held += 1;
+                    held += 1;
                     invariants::barrier_truth(self, peer, texts);
                 }
             }
         }
+        self.count("barriers", held);
     }
 
     /// A rename in a moment when everybody has the same, so that it can be told in short; then perhaps a power cut.
     pub(crate) fn move_in_quiet(&mut self) {
         self.calm();
+        match self.rng.below(10) {
+            0..2 => self.back_up(),
+            2 => self.restore_backup(),
+            3 => self.lose_index(),
+            _ => {}
+        }
         let replica = self.any();
         let (from, to) = (self.a_path(), self.a_path());
         let before = tree(&self.replicas[replica].disk);
@@ -543,8 +606,76 @@ impl World {
         }
     }
 
+    fn back_up(&mut self) {
+        let replica = self.any();
+        let slot = &self.replicas[replica];
+        let mut index = slot.engine().index().clone();
+        index.crash();
+        let mut copy = SimIndex::new(index.memory, slot.disk.clone());
+        copy.known = index.known;
+        self.backup = Some((replica, slot.disk.copy(), copy));
+    }
+
+    /// A replica is again as it was, with its index, when all others have moved on, and then is among them again.
+    fn restore_backup(&mut self) {
+        // Of a lease that it had forgotten it would not know that it is over.
+        if let Some((replica, disk, index)) = self.backup.take().filter(|_| self.epoch == 0) {
+            self.count("restored backups", 1);
+            self.say(|| format!("{replica} is restored from a backup"));
+            self.remember(replica, Some(&disk), index);
+        }
+    }
+
+    /// Only the folder and the state beside the index remain.
+    fn lose_index(&mut self) {
+        let replica = self.any();
+        // Without a holder, what nobody has any more is waited for.
+        if self.holder == Some(replica) {
+            return;
+        }
+        self.count("lost indexes", 1);
+        self.say(|| format!("{replica} loses its index"));
+        let before = self.replicas[replica].engine().meta().clone();
+        let meta = Meta {
+            sequence: before.sequence,
+            base: before.sequence,
+            role: if before.fences.epoch() > 0 { Role::Follower } else { Role::Shared },
+            fences: before.fences,
+            asides: before.asides,
+            rejoining: true,
+            ..Meta::new(before.device, before.folder, IndexId(before.index.0.wrapping_add(1 << 40)))
+        };
+        let index = SimIndex::new(MemoryIndex::new(meta), self.replicas[replica].disk.clone());
+        self.remember(replica, None, index);
+    }
+
+    /// The replica goes on with this index, and perhaps that disk; somebody may use the folder before it meets the others.
+    fn remember(&mut self, replica: usize, disk: Option<&MemoryDisk>, index: SimIndex) {
+        let before = present(&self.replicas[replica].disk);
+        self.stop(replica);
+        let slot = &mut self.replicas[replica];
+        if let Some(disk) = disk {
+            slot.disk.restore(disk);
+        }
+        let lost = present(&slot.disk);
+        self.ledger.excused.extend(before.difference(&lost).cloned());
+        slot.index = Some(index);
+        slot.taken = Taken::default();
+        // What it had acknowledged, it may not have any more.
+        self.barriers.clear();
+        self.versions.forgets(self.replicas[replica].device);
+        self.start(replica);
+        self.scan(replica);
+        // What is written after a restore has a counter that peers may have for something else, until one is met.
+        if disk.is_none() && self.rng.chance(50) {
+            self.user_act();
+        }
+        self.calm();
+    }
+
     /// No more faults: everybody connects to everybody and does all there is to do.
     pub(crate) fn calm(&mut self) {
+        self.apart = 0;
         for link in 0..self.links.len() {
             (0..2).for_each(|side| self.close(link, side));
         }

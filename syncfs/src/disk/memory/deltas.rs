@@ -92,6 +92,14 @@ impl State {
         contents
     }
 
+    /// What a version that ended at this mark is after a power cut right now; `None` if blocks of it may be lost.
+    fn durable_delta(&self, path: &RelPath, mark: u64, length: usize) -> Option<Vec<u8>> {
+        let log = self.logs.named.get(path)?;
+        let blocks = usize::try_from(mark.checked_sub(1)?).ok().filter(|blocks| *blocks <= log.durable)?;
+        let visible = self.files.inode(self.files.find_durable(path)?).durable.as_ref()?;
+        Some(log.over(&visible.data, blocks, length))
+    }
+
     pub(super) fn takes_delta(&self, path: &RelPath, seen: &Stat) -> bool {
         seen.kind == FileKind::File && seen.nlink == 1 && self.visible(path).starts_with(SQLITE_MAGIC)
     }
@@ -170,6 +178,13 @@ impl super::MemoryDisk {
     #[must_use]
     pub fn logged_blocks(&self) -> usize {
         self.0.borrow().logs.blocks()
+    }
+
+    /// What a version of this length that ended at this mark of its delta log would be after a power cut right now; `None` if
+    /// blocks of it may be lost.
+    #[must_use]
+    pub fn durable_delta(&self, path: &RelPath, mark: u64, length: u64) -> Option<Vec<u8>> {
+        self.0.borrow().durable_delta(path, mark, usize::try_from(length).ok()?)
     }
 
     /// Contents that a power cut right now would leave as what is visible and a delta log.

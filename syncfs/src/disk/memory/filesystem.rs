@@ -207,6 +207,32 @@ impl FileSystem {
         true
     }
 
+    /// See [`super::MemoryDisk::user_make`].
+    pub(super) fn make(&mut self, path: &RelPath, kind: FileKind, data: &[u8]) -> bool {
+        let Ok((dir, name)) = self.place(path) else { return false };
+        if self.inode(dir).entries.contains_key(&name) {
+            return false;
+        }
+        let mode = if kind == FileKind::Symlink { 0o777 } else { 0o755 };
+        let ino = self.new_inode(kind, data.to_vec(), Attributes::of_mode(mode));
+        self.change(vec![(dir, name, Some(ino))]);
+        true
+    }
+
+    /// See [`super::MemoryDisk::user_rename`].
+    pub(super) fn rename(&mut self, from: &RelPath, to: &RelPath) -> bool {
+        let (Ok(old), Ok(new)) = (self.place(from), self.place(to)) else { return false };
+        let Some(ino) = self.inode(old.0).entries.get(&old.1).copied() else { return false };
+        let over = self.inode(new.0).entries.get(&new.1).copied();
+        if from == to || to.is_below(from) || over.is_some_and(|over| self.is_dir(over) || self.is_dir(ino)) {
+            return false;
+        }
+        let now = self.tick();
+        self.inode_mut(ino).body.ctime_ns = now;
+        self.change(vec![(old.0, old.1, None), (new.0, new.1, Some(ino))]);
+        true
+    }
+
     /// Gives attributes, as far as this file system and this process can.
     pub(super) fn give(&mut self, ino: Ino, attributes: &Attributes) {
         let (able, now) = (self.able, self.tick());
@@ -249,10 +275,34 @@ impl FileSystem {
     /// Makes an inode's bytes and attributes durable, or, if the sync `fails`, never again.
     pub(super) fn sync_inode(&mut self, ino: Ino, fails: bool) {
         let inode = self.inode_mut(ino);
-        inode.lost |= fails && inode.durable.as_ref() != Some(&inode.body);
+        inode.lost |= fails && inode.durable.as_ref().is_none_or(|durable| durable.data != inode.body.data);
         if !inode.lost {
             inode.durable = Some(inode.body.clone());
         }
+    }
+
+    /// A file whose sync failed is copied, and the copy takes its place: see `Disk::read` of the driver.
+    pub(super) fn write_again(&mut self, path: &RelPath, ino: Ino) -> Result<Ino, DiskError> {
+        let Inode { kind, body, nlink, lost, .. } = self.inode(ino).clone();
+        if !lost {
+            return Ok(ino);
+        }
+        if nlink > 1 {
+            return Err(DiskError::Io {
+                what: "make its content durable",
+                reason: "a sync of it failed".to_owned(),
+            });
+        }
+        let (dir, name) = self.place(path)?;
+        let fresh = self.new_inode(kind, body.data, body.attributes);
+        self.inode_mut(fresh).body.mtime_ns = body.mtime_ns;
+        self.change(vec![(dir, name, Some(fresh))]);
+        Ok(fresh)
+    }
+
+    /// All that a failed sync lost is new bytes again.
+    pub(super) fn write_lost_again(&mut self) {
+        self.inodes.values_mut().for_each(|inode| inode.lost = false);
     }
 
     /// New bytes: the system will write them with the next sync, whatever became of the old ones.

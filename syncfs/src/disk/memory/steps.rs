@@ -16,7 +16,7 @@ const NO_SPACE: &str = "no space left on device";
 impl State {
     pub(super) fn alive(&self) -> Result<(), DiskError> {
         match self.dead {
-            Some(why) => Err(DiskError::Dead(why.to_owned())),
+            Some((why, _)) => Err(DiskError::Dead(why.to_owned())),
             None if self.missing => Err(DiskError::Root("the directory is not there".to_owned())),
             None => Ok(()),
         }
@@ -26,20 +26,29 @@ impl State {
     pub(super) fn step(&mut self, what: &'static str) -> Result<(), DiskError> {
         self.alive()?;
         self.steps += 1;
+        if self.cut_at == Some(what) {
+            self.faults.insert(self.steps, Fault::Power);
+        }
         match self.faults.remove(&self.steps) {
             None => Ok(()),
             Some(Fault::Power) => {
-                self.dead = Some("power cut");
+                self.dead = Some(("power cut", what));
                 self.alive()
             }
             Some(Fault::Sync) if what == SYNC => {
-                self.dead = Some("a sync failed");
+                self.dead = Some((super::SYNC_FAILED, what));
                 Ok(())
             }
             Some(fault @ Fault::Sync) => self.postpone(fault),
             Some(fault @ (Fault::Io | Fault::Full)) if what == SYNC => self.postpone(fault),
             Some(Fault::Io) => Err(DiskError::Io { what, reason: "input/output error".to_owned() }),
             Some(Fault::Full) => Err(DiskError::Full { what, reason: NO_SPACE.to_owned() }),
+            Some(Fault::Swap { path, to, target }) => {
+                if self.files.find(&to) == Ok(None) && self.files.rename(&path, &to) {
+                    self.files.make(&path, FileKind::Symlink, &target);
+                }
+                Ok(())
+            }
             Some(Fault::Edit { path, data, in_place }) => {
                 self.files.write(&path, &data, in_place);
                 Ok(())
@@ -149,7 +158,9 @@ impl Disk for MemoryDisk {
     fn read(&mut self, path: &RelPath, stat: &Stat, _: Option<&Content>) -> Result<Reading, DiskError> {
         let state = &mut *self.0.borrow_mut();
         state.readable(path)?;
-        let ino = state.expected(path, stat)?;
+        let expected = state.expected(path, stat)?;
+        let ino = state.files.write_again(path, expected)?;
+        let stat = if ino == expected { *stat } else { state.files.stat_of(ino) };
         let inode = state.files.inode(ino);
         if inode.kind != FileKind::File {
             return Err(DiskError::Changed);
@@ -160,7 +171,7 @@ impl Disk for MemoryDisk {
             state.archive.insert(chunk.hash, bytes);
         }
         state.read.insert(ino);
-        Ok(Reading { content, stat: *stat, mtime_ns: stat.mtime_ns, cut: false })
+        Ok(Reading { content, stat, mtime_ns: stat.mtime_ns, cut: false })
     }
 
     fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
