@@ -41,8 +41,9 @@ pub(super) fn hash(file: &File, before: Option<&Content>) -> Result<(Content, [u
             chunker.push_zeros(start - offset);
             (offset, data_end) = (start, end);
         }
-        // One byte more than there should be, to see the end.
-        let room = data_end.min(size.max(offset).saturating_add(1)).saturating_sub(offset);
+        // One byte more than there should be, to see the end; unless it is longer by now.
+        let end = if offset > size { u64::MAX } else { data_end.min(size.saturating_add(1)) };
+        let room = end.saturating_sub(offset);
         match chunker.take(|buffer| read_more(file, offset, room, buffer))? {
             0 => return Ok((chunker.finish(), head)),
             read => offset += read as u64,
