@@ -87,6 +87,14 @@ impl Node {
         let identity = Identity::load(&settings.key).map_err(Failure::from);
         let identity = identity
             .map_err(|error| Failure::new(format!("{error} (`syncd init` makes the key of a replica)")));
+        if let Ok(identity) = &identity
+            && settings.peers.iter().any(|peer| peer.id == identity.device())
+        {
+            let device = identity.device();
+            return Err(Failure::new(format!(
+                "{device} is this device itself: name its peers, each by what `syncd id` prints there"
+            )));
+        }
         let mut folders = Vec::new();
         for mut served in settings.folders {
             // Without a replica there is no key in it either, and that is the better answer.

@@ -23,6 +23,10 @@ fn rows(device: &Device) -> i64 {
 #[test]
 fn a_follower_says_what_it_does_not_show_yet_and_shows_it_when_it_is_asked_to_or_the_writer_lets_go() {
     let [a, b] = ["a", "b"].map(|name| Device::new(name, &["data"]));
+    a.configure(&[&a], &[("data", "")]);
+    assert!(
+        expect_failure("syncd", &["serve", "--config", &a.path("syncd.toml")]).contains("this device itself")
+    );
     a.configure(&[&b], &[("data", "")]);
     b.configure(&[&a], &[("data", "")]);
     let daemons = [a.serve(), b.serve()];
