@@ -3,7 +3,7 @@
 use crate::branch::{Cause, Kept, What};
 use crate::cutting::CutState;
 use crate::device::IndexId;
-use crate::disk::{Disk, Stat};
+use crate::disk::Disk;
 use crate::error::{FenceError, StoreError};
 use crate::fence::{Fence, SplitEpoch};
 use crate::index::{Entry, Index, IndexError, PeerState};
@@ -103,9 +103,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     let record = self.own_version(Some(&entry.record), &path, Kind::Deleted);
                     self.put(record, None)?;
                 }
-                (Some(entry), Some(stat)) => {
-                    let seen = Some(Stat { ctime_ns: 0, ..stat });
-                    self.put_entry(&Entry { seen, behind: None, ..entry })?;
+                (Some(entry), Some(_)) => {
+                    // What stands there is none of the version that the entry tells of.
+                    self.put_entry(&Entry { seen: None, behind: None, ..entry })?;
                     self.observe_now(&path)?;
                 }
                 (None, _) => drop(self.observe_now(&path)?),
@@ -118,12 +118,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// anew under the coming epoch, so that the base says exactly what belongs to it.
     fn restamp(&mut self, epoch: u64) -> Result<(), StoreError> {
         let mut outside = Vec::new();
-        let known = |entry: &Entry, device, sequence| {
-            let record = &entry.record;
-            record.by == device && record.counter() <= sequence || record.is_known_to(&self.meta.knowledge)
-        };
+        let mut known = self.meta.knowledge.clone();
+        known.raise(self.meta.device, self.meta.sequence);
         self.each_entry(|entry| {
-            if !known(entry, self.meta.device, self.meta.sequence) {
+            if !entry.record.is_known_to(&known) {
                 outside.push(entry.clone());
             }
         })?;
