@@ -76,8 +76,9 @@
 //! * **A pause is no more than a crash.** Where the disk or the index cannot be used, nothing is done until it can, and then all
 //!   begins as after a crash.
 //! * **Counters are unique.** A device writes each version under its folder-wide sequence, so equal vectors mean equal
-//!   contents. What a replica knows of others is one counter per device; it grows only when a peer has told *everything*
-//!   up to it, which is what makes barriers true.
+//!   contents. What a replica knows of others is one counter per device, and per life of it: a device that has forgotten what it
+//!   wrote goes on as another writer. It grows only when a peer has told *everything* up to it, which is what makes barriers
+//!   true.
 //! * **A database shows only committed prefixes**, and its application cannot notice that it is read; the module
 //!   `driver::database` says how. In WAL mode a cut costs what changed; otherwise it reads the database once. Where there is no
 //!   pause for that, [`Status::restless`] says since when, and [`SqliteLock`] whether it may be locked for a few milliseconds.

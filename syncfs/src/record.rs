@@ -12,7 +12,7 @@ use crate::device::DeviceId;
 use crate::hash::ContentHash;
 use crate::path::RelPath;
 
-/// Most devices in one version vector.
+/// Most lives of devices in one version vector.
 pub const VECTOR_DEVICES_MAX: usize = 64;
 /// Most chunks in one file; with the largest average chunk that is about 60 GiB.
 pub const FILE_CHUNKS_MAX: usize = 60_000;
@@ -25,9 +25,20 @@ pub const XATTR_NAME_BYTES_MAX: usize = 255;
 /// Names and values of one entry's extended attributes, in bytes, together.
 pub const XATTRS_BYTES_MAX: usize = 64 << 10;
 
-/// The highest counter seen of every device. Counters only grow.
+/// How many counters one life of a device has.
+const LIFE_COUNTERS: u64 = 1 << 40;
+
+/// The counter before the first one of the life that follows. A device that has forgotten what it wrote goes on there.
+#[must_use]
+pub fn next_life(counter: u64) -> u64 {
+    (counter / LIFE_COUNTERS + 1).saturating_mul(LIFE_COUNTERS)
+}
+
+/// The highest counter seen of every device, in each of its lives. Counters only grow; but whoever has seen what a device wrote
+/// since it forgot something (its index was lost, or it was restored from a backup) need not have seen what it wrote before,
+/// so each life is a writer of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VersionVector(BTreeMap<DeviceId, u64>);
+pub struct VersionVector(BTreeMap<(DeviceId, u64), u64>);
 
 /// How two vectors relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +54,33 @@ pub enum Causality {
 }
 
 impl VersionVector {
-    /// The counter of `device`; 0 if nothing of it was seen.
+    /// The highest counter of `device`, in the last of its lives that was seen; 0 if nothing of it was.
     #[must_use]
     pub fn counter(&self, device: &DeviceId) -> u64 {
-        self.0.get(device).copied().unwrap_or(0)
+        let mut lives = self.0.range((*device, 0)..=(*device, u64::MAX));
+        lives.next_back().map_or(0, |(_, counter)| *counter)
     }
 
-    /// Raises `device` to at least `counter`. 0 is "nothing seen" and leaves no trace.
+    /// Whether the write of `device` under this counter was seen.
+    #[must_use]
+    pub fn has_seen(&self, device: &DeviceId, counter: u64) -> bool {
+        counter == 0 || self.seen_in_life(device, counter).is_some_and(|seen| seen >= counter)
+    }
+
+    /// Whether [`raise`](Self::raise) would add no life: the vector stays as long as it is.
+    #[must_use]
+    pub fn has_life_of(&self, device: &DeviceId, counter: u64) -> bool {
+        counter == 0 || self.seen_in_life(device, counter).is_some()
+    }
+
+    fn seen_in_life(&self, device: &DeviceId, counter: u64) -> Option<u64> {
+        self.0.get(&(*device, counter / LIFE_COUNTERS)).copied()
+    }
+
+    /// Raises `device` to at least `counter`, in the life that this belongs to. 0 is "nothing seen" and leaves no trace.
     pub fn raise(&mut self, device: DeviceId, counter: u64) {
-        if counter > self.counter(&device) {
-            self.0.insert(device, counter);
+        if !self.has_seen(&device, counter) {
+            self.0.insert((device, counter / LIFE_COUNTERS), counter);
         }
     }
 
@@ -60,7 +88,7 @@ impl VersionVector {
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let mut all = self.clone();
-        for (device, counter) in &other.0 {
+        for (device, counter) in other.iter() {
             all.raise(*device, *counter);
         }
         all
@@ -80,15 +108,15 @@ impl VersionVector {
     /// Whether every write that `other` has seen was seen here.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        other.0.iter().all(|(device, counter)| self.counter(device) >= *counter)
+        other.iter().all(|(device, counter)| self.has_seen(device, *counter))
     }
 
-    /// Devices and counters in order.
+    /// Devices and counters in order; a device comes once for each of its lives.
     pub fn iter(&self) -> impl Iterator<Item = (&DeviceId, &u64)> {
-        self.0.iter()
+        self.0.iter().map(|((device, _), counter)| (device, counter))
     }
 
-    /// How many devices.
+    /// How many lives of devices.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -349,7 +377,7 @@ impl Record {
     /// Whether a replica with this knowledge has seen the write.
     #[must_use]
     pub fn is_known_to(&self, knowledge: &VersionVector) -> bool {
-        knowledge.counter(&self.by) >= self.counter()
+        knowledge.has_seen(&self.by, self.counter())
     }
 
     /// About how long its encoding is, in bytes; never less.
@@ -395,9 +423,29 @@ mod tests {
     use proptest::prelude::*;
 
     fn vector() -> impl Strategy<Value = VersionVector> {
-        proptest::collection::btree_map(0_u8..4, 1_u64..4, 0..4).prop_map(|map| {
-            map.into_iter().map(|(id, counter)| (DeviceId::from_bytes([id; 32]), counter)).collect()
+        proptest::collection::vec((0_u8..4, 0_u64..3, 1_u64..4), 0..6).prop_map(|writes| {
+            let counter = |life, counter| life * LIFE_COUNTERS + counter;
+            writes
+                .into_iter()
+                .map(|(id, life, n)| (DeviceId::from_bytes([id; 32]), counter(life, n)))
+                .collect()
         })
+    }
+
+    #[test]
+    fn a_life_says_nothing_of_the_one_before() {
+        let device = DeviceId::from_bytes([1; 32]);
+        let next = next_life(7);
+        assert_eq!(
+            (next, next_life(next), next_life(next + 1)),
+            (LIFE_COUNTERS, 2 * LIFE_COUNTERS, 2 * LIFE_COUNTERS)
+        );
+        let mut vector = VersionVector::from_iter([(device, 5), (device, next + 1)]);
+        assert!(vector.has_seen(&device, 5) && vector.has_seen(&device, next + 1));
+        assert!(!vector.has_seen(&device, 7) && !vector.covers(&VersionVector::from_iter([(device, 6)])));
+        assert_eq!((vector.counter(&device), vector.len()), (next + 1, 2));
+        vector.raise(device, 7);
+        assert_eq!(vector.iter().map(|(_, counter)| *counter).collect::<Vec<_>>(), [7, next + 1]);
     }
 
     proptest! {

@@ -324,7 +324,7 @@ async fn impossible_claims_end_the_session() {
     let (mut future, round) = Attack::greeted(&folder).await;
     let mut message = offer(round, "precious", b"x");
     if let Message::Records { records, .. } = &mut message {
-        records[0].record.version.raise(folder.device(), 1 << 52);
+        records[0].record.version.raise(folder.device(), (1 << 62) + 1);
     }
     future.send(&message).await;
     assert!(

@@ -19,6 +19,7 @@ use crate::error::{OpenError, StoreError};
 use crate::hash::ContentHash;
 use crate::index::{Index, IndexError, Meta};
 use crate::path::RelPath;
+use crate::record::next_life;
 use crate::status::Role;
 
 /// First line of the marker; the second is the device.
@@ -191,9 +192,10 @@ fn rebuild(
     }
     let role = if witness.fences.epoch() > 0 { Role::Follower } else { Role::Shared };
     let index = IndexId(u64::from_le_bytes(random(dir)?));
+    let base = next_life(witness.reserved);
     let meta = Meta {
-        sequence: witness.reserved,
-        base: witness.reserved,
+        sequence: base,
+        base,
         fences: witness.fences,
         role,
         cuts: CutState::unknown(),

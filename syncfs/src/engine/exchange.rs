@@ -393,7 +393,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 all
             });
             // This replica's own place in it is needed, too.
-            let own = |all: &VersionVector| usize::from(all.counter(&self.meta.device) == 0);
+            let (own, next) = (self.meta.device, self.meta.sequence + 1);
+            let own = |all: &VersionVector| usize::from(!all.has_life_of(&own, next));
             if knowledge.as_ref().is_some_and(|all| all.len() + own(all) > VECTOR_DEVICES_MAX) {
                 session.fail(Violation::Excess("devices that are said to have written in the folder"));
                 continue;

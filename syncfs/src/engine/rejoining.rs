@@ -8,8 +8,9 @@
 //! * what is missing was not deleted: it comes back;
 //! * it claims to know nothing, so that peers tell it all, its own forgotten writes among it.
 //!
-//! Then what no peer has, not even as a deletion, is new. Counters go on far above all that a peer has ever seen of this
-//! replica, so no dot is used twice.
+//! Then what no peer has, not even as a deletion, is new. Counters go on in a new life, which begins above all that a peer has ever
+//! seen of this replica and is a writer of its own in every version vector: no dot is used twice, and whoever knows all that
+//! is written from now on is still told what was forgotten.
 //!
 //! *Copies.* Two replicas under one key (a cloned machine) look like this to each other's peers: each writes under counters that
 //! the other never gave out, and they would make each other rejoin for ever. But after a leap nothing that an earlier life wrote can
@@ -29,16 +30,13 @@ use crate::error::{StoreError, Violation};
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::conflict_path;
-use crate::record::{Record, VersionVector};
+use crate::record::{Record, VersionVector, next_life};
 use crate::status::{Event, Problem};
 
 use super::{Engine, SessionId};
 
-/// How far counters go on above what a peer has seen: more than other peers can have seen beyond that.
-const LEAP: u64 = 1 << 32;
-
 /// No replica gives out more.
-const COUNTER_MAX: u64 = 1 << 50;
+const COUNTER_MAX: u64 = 1 << 62;
 
 const REJOINING: &str = "its index was lost or is older than what its peers know of it: it waits for a peer to tell it everything, \
      and says nothing for itself until then. If no replica remembers more than this one, say so: `rejoin-alone`";
@@ -108,7 +106,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 edits.push(entry.clone());
             }
         })?;
-        self.meta.sequence = self.meta.sequence.max(known) + LEAP;
+        self.meta.sequence = next_life(self.meta.sequence.max(known));
         self.meta.base = self.meta.sequence;
         self.meta.rejoining = true;
         (self.life.began_at, self.life.leapt) = (self.meta.sequence, true);

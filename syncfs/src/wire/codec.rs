@@ -384,10 +384,12 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             let device = DeviceId::from_bytes(self.array()?);
             let counter = self.word()?;
-            if last >= Some(device) || counter == 0 || counter > SIZE_MAX {
+            // Of one life of a device there is one counter; each begins above the one before.
+            let is_new = !vector.has_life_of(&device, counter);
+            if last >= Some((device, counter)) || !is_new || counter > SIZE_MAX {
                 return Err(DecodeError::Invalid("version vector"));
             }
-            last = Some(device);
+            last = Some((device, counter));
             vector.raise(device, counter);
         }
         Ok(vector)

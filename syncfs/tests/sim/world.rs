@@ -6,7 +6,7 @@ use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Abilities, Change, Fault, FileKind, MemoryDisk};
 use syncfs::engine::{Engine, Input, SessionId, TRY_AGAIN_MS};
 use syncfs::index::{Index, MemoryIndex, Meta};
-use syncfs::record::Record;
+use syncfs::record::{Record, next_life};
 use syncfs::wire::{Message, decode, encode};
 use syncfs::{ContentHash, RelPath, Role, StoreError, Token, Violation};
 
@@ -637,8 +637,8 @@ impl World {
         self.say(|| format!("{replica} loses its index"));
         let before = self.replicas[replica].engine().meta().clone();
         let meta = Meta {
-            sequence: before.sequence,
-            base: before.sequence,
+            sequence: next_life(before.sequence),
+            base: next_life(before.sequence),
             role: if before.fences.epoch() > 0 { Role::Follower } else { Role::Shared },
             fences: before.fences,
             asides: before.asides,
