@@ -41,7 +41,10 @@ fn a_follower_says_what_it_does_not_show_yet_and_shows_it_when_it_is_asked_to_or
     commit();
     a.wait("data");
     assert_eq!(rows(&b), 1000, "it is durable there and not visible yet");
-    let status = b.json("status", "data", &[]);
+    // The status follows what it is about by a moment.
+    let status = until("the status", || {
+        Some(b.json("status", "data", &[])).filter(|status| status["unmaterialised"][0].is_object())
+    });
     assert_eq!(status["role"], "follower");
     let behind = &status["unmaterialised"][0];
     assert_eq!(behind["path"], "app.db");
