@@ -92,3 +92,11 @@ impl fmt::Debug for Blob {
         write!(f, "{:?} ({} bytes)", self.hash, self.bytes().len())
     }
 }
+
+/// Bytes without any pattern, always the same.
+#[cfg(all(test, feature = "driver"))]
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut noise = vec![0; length];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    noise
+}

@@ -169,12 +169,7 @@ mod tests {
     use rustix::fs::OFlags;
 
     use super::*;
-
-    fn noise(length: usize) -> Vec<u8> {
-        let mut noise = vec![0; length];
-        blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        noise
-    }
+    use crate::hash::noise;
 
     fn open(path: &std::path::Path, flags: i32) -> io::Result<File> {
         File::options().read(true).write(true).custom_flags(flags).open(path)

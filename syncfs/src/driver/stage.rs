@@ -190,7 +190,7 @@ impl RealDisk {
 
     pub(super) fn write_stage(&mut self, path: &RelPath, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.open_stage(path)?;
-        let Some(stage) = &mut self.stage else { return Ok(()) };
+        let stage = self.stage.as_mut().expect("it was just opened");
         stage.write(&self.staging, offset, bytes).map_err(|error| failed("write a stage", error))
     }
 
@@ -272,12 +272,7 @@ mod tests {
     use super::super::state::State;
     use super::*;
     use crate::config::Config;
-
-    fn noise(length: usize) -> Vec<u8> {
-        let mut noise = vec![0; length];
-        blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        noise
-    }
+    use crate::hash::noise;
 
     fn disk(dir: &tempfile::TempDir) -> RealDisk {
         let config = Config::new(dir.path());

@@ -49,12 +49,7 @@ pub fn decompress(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(bytes: usize) -> Vec<u8> {
-        let mut noise = vec![0; bytes];
-        blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        noise
-    }
+    use crate::hash::noise;
 
     #[test]
     fn what_has_a_pattern_becomes_shorter_and_what_has_none_stays() {
