@@ -256,7 +256,7 @@ impl Mark {
     /// A version comes to the state.
     pub fn see(&mut self, version: &VersionVector) {
         for (device, counter) in version.iter() {
-            if self.seen.has_life_of(device, *counter) || self.seen.len() < VECTOR_DEVICES_MAX {
+            if self.seen.len_with(device, *counter) <= VECTOR_DEVICES_MAX {
                 self.seen.raise(*device, *counter);
             } else {
                 self.loose.set_more();

@@ -67,10 +67,11 @@ impl VersionVector {
         counter == 0 || self.seen_in_life(device, counter).is_some_and(|seen| seen >= counter)
     }
 
-    /// Whether [`raise`](Self::raise) would add no life: the vector stays as long as it is.
+    /// How long the vector is once it is [raised](Self::raise).
     #[must_use]
-    pub fn has_life_of(&self, device: &DeviceId, counter: u64) -> bool {
-        counter == 0 || self.seen_in_life(device, counter).is_some()
+    pub fn len_with(&self, device: &DeviceId, counter: u64) -> usize {
+        let is_there = counter == 0 || self.seen_in_life(device, counter).is_some();
+        self.len() + usize::from(!is_there)
     }
 
     fn seen_in_life(&self, device: &DeviceId, counter: u64) -> Option<u64> {

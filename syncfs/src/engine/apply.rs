@@ -220,8 +220,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let decision = reconcile(ours.as_ref().map(|entry| &entry.record), &record);
         if let Decision::Merge { version, .. } | Decision::Conflict { version, .. } = &decision {
             // The resolution of a conflict is a write of this replica's own.
-            let own = usize::from(!version.has_life_of(&self.meta.device, self.meta.sequence + 1));
-            if version.len() + own > VECTOR_DEVICES_MAX {
+            if version.len_with(&self.meta.device, self.meta.sequence + 1) > VECTOR_DEVICES_MAX {
                 return Ok(Outcome::Stuck(Unfit::TooManyDevices.to_string()));
             }
         }

@@ -185,10 +185,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         match message {
             Message::Hello { .. } => self.hello(id, message)?,
             Message::State { folder, index, fences, tenure } => {
-                self.agree(id, folder)?;
-                self.learn(id, &fences)?;
-                self.learn_tenure(id, &fences, tenure)?;
-                self.ask(id, index)?;
+                self.stated(id, folder, index, &fences, tenure)?;
             }
             Message::Have { round, index, since, full } => self.have(id, round, index, since, full)?,
             Message::Records { round, records, through, knowledge, mark, complete } => {
@@ -394,8 +391,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             });
             // This replica's own place in it is needed, too.
             let (own, next) = (self.meta.device, self.meta.sequence + 1);
-            let own = |all: &VersionVector| usize::from(!all.has_life_of(&own, next));
-            if knowledge.as_ref().is_some_and(|all| all.len() + own(all) > VECTOR_DEVICES_MAX) {
+            if knowledge.as_ref().is_some_and(|all| all.len_with(&own, next) > VECTOR_DEVICES_MAX) {
                 session.fail(Violation::Excess("devices that are said to have written in the folder"));
                 continue;
             }

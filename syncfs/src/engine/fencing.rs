@@ -41,10 +41,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             base.raise(self.meta.device, self.meta.sequence);
             self.meta.fences.insert(Fence { epoch, holder: self.meta.device, base });
         }
-        if std::mem::replace(&mut self.meta.role, Role::Holder) != Role::Holder {
-            // What peers are told of the tenure now is later than all that they were told before.
-            self.next_sequence();
-        }
+        self.change_role(Role::Holder);
         self.take_over_groups();
         self.adopt_edits()?;
         self.uncommitted = true;
@@ -59,16 +56,24 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// If the directory or the index fails.
     pub fn follow(&mut self) -> Result<(), FenceError> {
         self.scan()?;
-        let held = std::mem::replace(&mut self.meta.role, Role::Follower) == Role::Holder;
-        if held {
-            self.next_sequence();
-        }
+        let held = self.change_role(Role::Follower);
         self.uncommitted = true;
         self.commit()?;
         if held {
             self.restate(false)?;
         }
         Ok(())
+    }
+
+    /// Returns whether a tenure begins or ends by that.
+    fn change_role(&mut self, role: Role) -> bool {
+        let before = std::mem::replace(&mut self.meta.role, role);
+        let changes = (before == Role::Holder) != (role == Role::Holder);
+        if changes {
+            // What peers are told of the tenure now is later than all that they were told before.
+            self.next_sequence();
+        }
+        changes
     }
 
     fn check_hold(&self, epoch: u64) -> Result<(), FenceError> {

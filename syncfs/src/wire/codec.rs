@@ -385,7 +385,7 @@ impl<'a> Reader<'a> {
             let device = DeviceId::from_bytes(self.array()?);
             let counter = self.word()?;
             // Of one life of a device there is one counter; each begins above the one before.
-            let is_new = !vector.has_life_of(&device, counter);
+            let is_new = vector.len_with(&device, counter) > vector.len();
             if last >= Some((device, counter)) || !is_new || counter > SIZE_MAX {
                 return Err(DecodeError::Invalid("version vector"));
             }

@@ -1,9 +1,9 @@
 //! How a session begins: who is at the other end, of which folder, and under which takeovers.
 
-use crate::device::FolderId;
+use crate::device::{FolderId, IndexId};
 use crate::disk::Disk;
 use crate::error::{StoreError, Violation};
-use crate::fence::Fence;
+use crate::fence::{Fence, Tenure};
 use crate::index::Index;
 use crate::status::Event;
 use crate::wire::{Message, VERSION};
@@ -31,17 +31,29 @@ impl<D: Disk, I: Index> Engine<D, I> {
         session.peer = Some(device);
         session.summary.peer = Some(device);
         self.event(Event::Connected(device));
-        self.agree(id, folder)?;
-        self.learn(id, &fences)?;
-        self.learn_tenure(id, &fences, tenure)?;
-        self.ask(id, index)?;
+        self.stated(id, folder, index, &fences, tenure)?;
         self.restart_restores();
         Ok(())
     }
 
+    /// A peer says, in the beginning or anew, where it stands.
+    pub(super) fn stated(
+        &mut self,
+        id: SessionId,
+        folder: Option<FolderId>,
+        index: IndexId,
+        fences: &[Fence],
+        tenure: Tenure,
+    ) -> Result<(), StoreError> {
+        self.agree(id, folder)?;
+        self.learn(id, fences)?;
+        self.learn_tenure(id, fences, tenure)?;
+        self.ask(id, index)
+    }
+
     /// Both must be replicas of one folder; one that has no identity yet takes the other's. While neither has, the
     /// session waits: nothing is asked for.
-    pub(super) fn agree(&mut self, id: SessionId, folder: Option<FolderId>) -> Result<(), StoreError> {
+    fn agree(&mut self, id: SessionId, folder: Option<FolderId>) -> Result<(), StoreError> {
         match (self.meta.folder, folder) {
             (Some(ours), Some(theirs)) if ours != theirs => {
                 let session = self.sessions.get_mut(&id).expect("the caller checked the session");
@@ -58,7 +70,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Takes over the fences that a peer knows. A claim that cannot be true ends its session.
-    pub(super) fn learn(&mut self, id: SessionId, fences: &[Fence]) -> Result<(), StoreError> {
+    fn learn(&mut self, id: SessionId, fences: &[Fence]) -> Result<(), StoreError> {
         if let Err(split) = self.adopt(fences)? {
             self.problem(None, split);
             self.sessions.get_mut(&id).expect("the caller checked the session").fail(Violation::Split(split));
