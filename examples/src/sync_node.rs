@@ -110,13 +110,14 @@ impl Node {
             let (send, receive) = (pace(peer.send_limit), pace(peer.receive_limit));
             (peer.id, Link { peer, send, receive })
         });
+        let reasons = REASONS.into_iter().chain(Violation::REASONS);
         Ok(Self {
             identity: identity?,
             folders,
             peers: peers.collect(),
             sessions: Sessions::default(),
             unproved: Semaphore::new(UNPROVED_MAX),
-            refused: REASONS.map(|reason| (reason, AtomicU64::new(0))).into(),
+            refused: reasons.map(|reason| (reason, AtomicU64::new(0))).collect(),
         })
     }
 
@@ -274,19 +275,20 @@ impl Node {
                 tracing::info!(peer = link.peer.name, ?summary, "a session ended");
             }
             Err(SyncError::Closed) => {}
-            Err(SyncError::Protocol(Violation::WrongFolder { ours, theirs })) => {
-                let root = share.served.config.root.display();
-                let apart = format!(
-                    "this replica is of folder {ours}, the peer's is of {theirs}: they were initialised apart"
-                );
-                let help = format!(
-                    "to make them one, stop syncd here and run `syncd init {root} --folder {theirs}`"
-                );
-                self.trouble(pair, "wrong-folder", format!("{apart}; {help}"));
-            }
-            // Saying why it ends a session is no offence.
-            Err(SyncError::Protocol(bye @ Violation::Bye(_))) => {
-                self.trouble(pair, "session", bye.to_string());
+            Err(SyncError::Protocol(violation)) => {
+                let what = match &violation {
+                    Violation::WrongFolder { ours, theirs } => {
+                        let root = share.served.config.root.display();
+                        format!(
+                            "this replica is of folder {ours}, the peer's is of {theirs}: they were initialised apart; \
+                             to make them one, stop syncd here and run `syncd init {root} --folder {theirs}`"
+                        )
+                    }
+                    // Saying why it ends a session is no offence.
+                    Violation::Bye(_) => violation.to_string(),
+                    _ => SyncError::Protocol(violation.clone()).to_string(),
+                };
+                self.trouble(pair, violation.reason(), what);
             }
             Err(error) => self.trouble(pair, "session", error.to_string()),
         }

@@ -349,6 +349,43 @@ pub enum Violation {
     Bye(String),
 }
 
+impl Violation {
+    /// Every [`Violation::reason`].
+    pub const REASONS: [&'static str; 12] = [
+        "undecodable",
+        "out-of-order",
+        "wrong-folder",
+        "wrong-device",
+        "myself",
+        "cloned",
+        "bad-chunk",
+        "excess",
+        "impossible-record",
+        "split-epoch",
+        "silent",
+        "bye",
+    ];
+
+    /// The reason as a short fixed word, to count by.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Decode(_) => "undecodable",
+            Self::Order(_) => "out-of-order",
+            Self::WrongFolder { .. } => "wrong-folder",
+            Self::WrongDevice { .. } => "wrong-device",
+            Self::Myself => "myself",
+            Self::Cloned => "cloned",
+            Self::BadChunk => "bad-chunk",
+            Self::Excess(_) => "excess",
+            Self::Record(_) => "impossible-record",
+            Self::Split(_) => "split-epoch",
+            Self::Silent(_) => "silent",
+            Self::Bye(_) => "bye",
+        }
+    }
+}
+
 /// Why a file cannot be replicated at all: limits of the record format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum Unfit {
