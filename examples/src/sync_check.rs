@@ -42,6 +42,8 @@ pub struct CheckedReport {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Kept versions, each content once, that were read.
+    pub kept: u64,
     /// Files that were not judged: changed meanwhile or a moment ago.
     pub skipped: u64,
     /// Changes that had not been taken up yet.
@@ -55,33 +57,36 @@ pub struct CheckedReport {
 /// Something that is wrong.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FindingReport {
-    /// `damaged`, `unreadable` or `branch`.
+    /// `damaged`, `unreadable`, `version` or `branch`.
     pub finding: String,
     /// Where; for `branch` inside of it.
     pub path: String,
     /// Of `damaged`: whether its version is being put back.
     pub repair: bool,
-    /// Of `unreadable`: the system's words; of `branch`: its name.
+    /// Of `unreadable` and `version`: what is wrong; of `branch`: its name.
     pub detail: Option<String>,
+    /// Of `version`: its number in the history.
+    pub version: Option<u64>,
 }
 
 impl From<CheckReport> for CheckedReport {
     fn from(report: CheckReport) -> Self {
-        let CheckReport { files, bytes, skipped, missed, ref findings, more, .. } = report;
+        let CheckReport { files, bytes, kept, skipped, missed, ref findings, more, .. } = report;
         let findings = findings.iter().map(FindingReport::from).collect();
-        Self { files, bytes, skipped, missed, findings, more }
+        Self { files, bytes, kept, skipped, missed, findings, more }
     }
 }
 
 impl From<&Finding> for FindingReport {
     fn from(finding: &Finding) -> Self {
-        let (name, path, repair, detail) = match finding {
-            Finding::Damaged { path, repair } => ("damaged", path, *repair, None),
-            Finding::Unreadable { path, why } => ("unreadable", path, false, Some(why)),
-            Finding::Branch { branch, path } => ("branch", path, false, Some(branch)),
+        let (name, path, repair, detail, version) = match finding {
+            Finding::Damaged { path, repair } => ("damaged", path, *repair, None, None),
+            Finding::Unreadable { path, why } => ("unreadable", path, false, Some(why), None),
+            Finding::Version { path, id, why } => ("version", path, false, Some(why), Some(*id)),
+            Finding::Branch { branch, path } => ("branch", path, false, Some(branch), None),
             other => unreachable!("a finding without a word for it: {other:?}"),
         };
-        Self { finding: name.to_owned(), path: path.to_string(), repair, detail: detail.cloned() }
+        Self { finding: name.to_owned(), path: path.to_string(), repair, detail: detail.cloned(), version }
     }
 }
 
@@ -93,7 +98,7 @@ impl fmt::Display for CheckedReport {
         if self.more > 0 {
             writeln!(f, "and {} more", self.more)?;
         }
-        write!(f, "{} files, {} read: ", self.files, size(self.bytes))?;
+        write!(f, "{} files, {} and {} kept versions read: ", self.files, size(self.bytes), self.kept)?;
         match self.findings.len() as u64 + self.more {
             0 => f.write_str("sound")?,
             1 => f.write_str("1 finding")?,
@@ -118,6 +123,9 @@ impl fmt::Display for FindingReport {
             }
             ("damaged", _) => write!(f, "damaged: {path} (left as it is; see --repair)"),
             ("unreadable", why) => write!(f, "unreadable: {path}: {why}"),
+            ("version", why) => {
+                write!(f, "version {} of {path} is lost: {why}", self.version.unwrap_or_default())
+            }
             (_, branch) => write!(f, "branch {branch}: {path} is not there any more"),
         }
     }

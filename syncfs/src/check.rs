@@ -43,6 +43,15 @@ pub enum Finding {
         /// The system's words.
         why: String,
     },
+    /// A version of the history cannot be had back: its bytes are not those that were kept, or cannot be read.
+    Version {
+        /// Where it stood.
+        path: RelPath,
+        /// Its [number](crate::Version::id), or that of the newest of those with the same content.
+        id: u64,
+        /// What is wrong.
+        why: String,
+    },
     /// What a branch keeps is not there any more.
     Branch {
         /// The name of the branch.
@@ -60,6 +69,8 @@ pub struct CheckReport {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Contents of the history that were read.
+    pub kept: u64,
     /// Files that were not judged: they were changed meanwhile or a moment ago, or their version is still to come.
     pub skipped: u64,
     /// Changes that stood in the folder and had not been taken up yet. They are now, as by a scan.

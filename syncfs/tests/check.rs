@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pair::{LONG, Pair};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-use syncfs::{Cause, Config, Event, Finding, Folder, RelPath, Repair};
+use syncfs::{Cause, Config, ContentHash, Event, Finding, Folder, History, RelPath, Repair};
 
 const GOOD: &[u8] = b"what was written";
 const BAD: &[u8] = b"what was WRITTEN";
@@ -274,4 +274,36 @@ async fn a_damaged_database_is_replaced_only_where_that_was_said() {
     assert_ne!(note(0), note(1), "its application may have it open");
     assert_eq!(pair.folders[0].check(Repair::All).await.unwrap().findings, damaged("db", true));
     until(|| note(0) == note(1)).await;
+}
+
+#[tokio::test]
+async fn a_kept_version_whose_bytes_changed_or_went_is_named() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let keep = |mut config: Config| {
+        config.history = History::Trash { keep: Duration::from_secs(3600) };
+        config
+    };
+    let pair = Pair::of(dirs, keep).await;
+    let names: Vec<_> = (0..20).map(|number| format!("f {number}")).collect();
+    for text in ["before", "after"] {
+        names.iter().for_each(|name| fs::write(pair.path(0, name), format!("{text} {name}")).unwrap());
+        pair.settle().await;
+    }
+    let versions = async |name: &str| pair.folders[1].history(&path(name)).await.unwrap();
+    let report = pair.folders[1].check(Repair::Files).await.unwrap();
+    assert!(report.is_sound() && report.kept == 20, "{report:?}");
+
+    let (bad, gone) = (versions("f 7").await.remove(0), versions("f 12").await.remove(0));
+    let place = |root: ContentHash| pair.path(1, ".syncfs/history").join(root.to_string());
+    fs::write(place(bad.root), "BEFORE f 7").unwrap();
+    fs::remove_file(place(gone.root)).unwrap();
+    let report = pair.folders[1].check(Repair::Files).await.unwrap();
+    let mut found = Vec::new();
+    for finding in &report.findings {
+        let Finding::Version { path, id, why } = finding else { panic!("{finding:?}") };
+        found.push((path.to_string(), *id, why.contains("not those that were kept")));
+    }
+    found.sort();
+    assert_eq!(found, [("f 12".to_owned(), gone.id, false), ("f 7".to_owned(), bad.id, true)]);
+    assert_eq!((report.kept, versions("f 7").await.len()), (20, 1), "nothing is deleted");
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fsync, futimens, linkat, openat, unlinkat};
+use rustix::fs::{Advice, AtFlags, Mode, OFlags, fadvise, fchmod, fsync, futimens, linkat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::database::Opened;
@@ -35,6 +35,8 @@ use crate::path::RelPath;
 const TIDY_PATHS: i64 = 256;
 /// Contents that one step removes to get below the bound on their size.
 const TIDY_ROOTS: i64 = 64;
+/// Contents that are opened at once to be checked.
+const CONTENTS: i64 = 16;
 /// Most versions that one question is answered with.
 pub(super) const VERSIONS_MAX: usize = 10_000;
 
@@ -47,6 +49,9 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS by_time ON version (replaced);
     PRAGMA user_version = 1";
 const VERSION: &str = "id, path, root, size, mode, mtime, replaced, writer, deleted";
+
+/// A kept content, and a version that it is of.
+pub(super) type Opening = (Result<File, Errno>, Version);
 
 /// The store.
 #[derive(Debug)]
@@ -103,6 +108,22 @@ impl Kept {
              WHERE (path = ?1 OR path > ?2 AND path < ?3) AND replaced > ?4 GROUP BY path"
         );
         self.query(&sql, params![path.as_bytes(), from, to, at_ns])
+    }
+
+    /// The kept contents with the next names after this one, opened, each with the newest version that it is of.
+    pub(super) fn contents(&self, after: Option<&ContentHash>) -> Result<Vec<Opening>, DiskError> {
+        // SQLite takes the other columns from the row that has the maximum.
+        let sql = format!(
+            "SELECT {VERSION}, max(id) FROM version WHERE root > ?1 GROUP BY root ORDER BY root LIMIT ?2"
+        );
+        let after = after.map_or(&[][..], |root| root.as_bytes());
+        let versions = self.query(&sql, params![after, CONTENTS])?;
+        Ok(versions.into_iter().map(|version| (self.content(&version.root), version)).collect())
+    }
+
+    fn content(&self, root: &ContentHash) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&self.dir, root.to_string(), flags, Mode::empty()).map(File::from)
     }
 
     fn query(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Version>, DiskError> {
@@ -342,9 +363,7 @@ impl RealDisk {
     /// Puts a kept version at a path, as a local program would: complete, by a rename; what stands there is kept first.
     pub(super) fn bring_back(&mut self, version: &Version, to: &RelPath) -> Result<(), RestoreError> {
         let kept = self.history.as_ref().ok_or(RestoreError::Off)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let source = openat(&kept.dir, version.root.to_string(), flags, Mode::empty());
-        let source = File::from(source.map_err(|_| RestoreError::Unknown)?);
+        let source = kept.content(&version.root).map_err(|_| RestoreError::Unknown)?;
         let (content, _) = hash(&source, None)?;
         if content.root() != version.root {
             return Err(RestoreError::Damaged(version.path.clone()));
@@ -386,6 +405,20 @@ impl RealDisk {
                 .map_err(|error| failed("create a directory", error))?;
         }
         Ok(())
+    }
+}
+
+/// Why a kept version cannot be had back, if so: its content is read anew, from the medium.
+pub(super) fn fault((content, version): &Opening) -> Option<String> {
+    let file = match content {
+        Ok(file) => file,
+        Err(error) => return Some(format!("its content cannot be opened: {error}")),
+    };
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
+    match hash(file, None) {
+        Ok((content, _)) if content.root() == version.root => None,
+        Ok(_) => Some("its bytes are not those that were kept".to_owned()),
+        Err(error) => Some(error.to_string()),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use self::branches::BranchCommand;
 use super::disk::RealDisk;
-use super::history::{Kept, now_ns};
+use super::history::{Kept, Opening, now_ns};
 use super::hooks::Hooks;
 use super::sqlite_index::SqliteIndex;
 use super::state::State;
@@ -28,6 +28,7 @@ use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::engine::{Engine, Input, SessionId};
 use crate::error::{FenceError, FlushError, Lag, QueryError, RestoreError, StoreError, Violation, WaitError};
+use crate::hash::ContentHash;
 use crate::history::{At, Version};
 use crate::path::RelPath;
 use crate::record::VersionVector;
@@ -78,6 +79,8 @@ pub(super) enum Command {
     Differing(Reply<Vec<RelPath>, QueryError>),
     Override(Reply<u64, StoreError>),
     History(RelPath, Reply<Vec<Version>, QueryError>),
+    /// Kept contents, those with the next names after this one.
+    Contents(Option<ContentHash>, Reply<Vec<Opening>, StoreError>),
     Restore(RelPath, At, Option<RelPath>, Reply<Vec<RelPath>, RestoreError>),
     Branch(BranchCommand),
     Resolve(RelPath, Resolution, Reply<(), RestoreError>),

@@ -129,11 +129,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     fn check_files(&mut self, run: &mut Run) -> Result<(), StoreError> {
         let mut budget = WORK_BYTES;
-        while budget > 0 {
-            let Some(entry) = self.index.page(run.after.as_ref(), 1)?.pop() else {
-                run.files_done = true;
-                return Ok(());
-            };
+        let page = self.index.page(run.after.as_ref(), (WORK_BYTES / FILE_COST) as usize)?;
+        run.files_done = page.is_empty();
+        for entry in page {
+            if budget == 0 {
+                break;
+            }
             budget = budget.saturating_sub(FILE_COST);
             let (path, size) = (entry.record.path.clone(), entry.record.kind.size());
             if matches!(entry.record.kind, Kind::File { .. } | Kind::Symlink { .. }) {
@@ -141,7 +142,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 match verdict {
                     Verdict::Partly(chunks) => {
                         run.chunks = chunks;
-                        continue;
+                        break;
                     }
                     Verdict::Skipped => run.report.skipped += 1,
                     Verdict::Sound | Verdict::Wrong(_) => {

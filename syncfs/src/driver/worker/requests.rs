@@ -57,6 +57,7 @@ impl Worker {
                 self.answer_lease(reply, result)?;
             }
             Command::History(path, reply) => drop(reply.send(self.versions(&path))),
+            Command::Contents(after, reply) => drop(reply.send(self.contents(after.as_ref()))),
             Command::Restore(path, at, to, reply) => {
                 let result = self.restore(&path, at, to.as_ref()).await;
                 answer_restore(reply, result)?;
@@ -248,6 +249,7 @@ impl Command {
             Self::Conflicts(reply) => refuse(reply, why),
             Self::Hold(_, reply) | Self::Follow(reply) => refuse(reply, why),
             Self::History(_, reply) => refuse(reply, why),
+            Self::Contents(_, reply) => refuse(reply, why),
             Self::Restore(_, _, _, reply) => refuse(reply, why),
             Self::Branch(command) => command.refuse(why),
             Self::Resolve(_, _, reply) => refuse(reply, why),
