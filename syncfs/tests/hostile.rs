@@ -332,13 +332,19 @@ async fn impossible_claims_end_the_session() {
         "a write of the victim that it can never have made"
     );
 
-    let (mut backwards, round) = Attack::greeted(&folder).await;
-    let mut message = offer(round, "other", b"x");
-    if let Message::Records { through, .. } = &mut message {
-        *through = 0;
+    // The sequences of two records, and what they lead up to.
+    for (sequences, up_to) in [([1, 2], 0), ([1, 2], 1), ([1, 1], 1), ([2, 1], 2), ([0, 1], 1)] {
+        let (mut backwards, round) = Attack::greeted(&folder).await;
+        let mut message = offer(round, "other", b"x");
+        if let Message::Records { records, through, .. } = &mut message {
+            records.push(records[0].clone());
+            records[1].record.path = RelPath::new("another").unwrap();
+            (records[0].sequence, records[1].sequence, *through) = (sequences[0], sequences[1], up_to);
+        }
+        backwards.send(&message).await;
+        let verdict = backwards.verdict().await;
+        assert_eq!(verdict, Violation::Record("sequences do not grow"), "{sequences:?} up to {up_to}");
     }
-    backwards.send(&message).await;
-    assert!(matches!(backwards.verdict().await, Violation::Record(_)), "sequences that do not grow");
 
     let mut copied = Attack::new(&folder);
     copied

@@ -5,7 +5,7 @@ use syncfs::chunk::content_of;
 use syncfs::cutting::Mark;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{FileKind, MemoryDisk};
-use syncfs::engine::{EVENTS_MAX, Engine, Input, SessionId};
+use syncfs::engine::{EVENTS_MAX, Engine, Input, PENDING_MAX, SessionId};
 use syncfs::fence::Tenure;
 use syncfs::index::{Index, MemoryIndex, Meta};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
@@ -132,13 +132,18 @@ fn what_is_written_after_a_backup_is_new_to_whoever_saw_more_of_what_was_forgott
 fn a_barrier_does_not_count_a_batch_after_which_more_of_the_same_comes() {
     let (mut a, mut b) = (Replica::new(1), Replica::new(2));
     let before: Vec<_> = (0..10).map(|number| format!("before {number}")).collect();
-    before.iter().for_each(|path| a.write(path));
+    // Without contents: the first batch is durable before anything is fetched.
+    for path in &before {
+        assert!(a.disk.user_write(&rel(path), b"", false));
+    }
+    a.engine.scan().unwrap();
     let token = a.engine.token().unwrap();
     let peers = [b.engine.meta().device];
     // More than one batch, and what came first is told last.
     for number in 0..RECORDS_MAX {
         assert!(a.disk.user_write(&rel(&format!("then {number}")), b"", false));
     }
+    a.engine.scan().unwrap();
     a.write(&before[0]);
     let holds = |a: &Replica| a.engine.lagging(&token, &peers).unwrap().is_empty();
     assert!(meet(&mut a, &mut b, |a, _| holds(a)), "the barrier holds at last");
@@ -204,6 +209,43 @@ impl Said {
         }
         to.engine.settle().unwrap();
     }
+}
+
+#[test]
+fn a_peer_is_asked_to_pause_while_too_much_of_what_it_told_is_under_way() {
+    let mut a = Replica::new(1);
+    let b = Said::hello(&mut a, 2);
+    let text = b"the only one that comes";
+    let record = |sequence: u64| {
+        let hash =
+            if sequence == 1 { ContentHash::of(text) } else { ContentHash::of(&sequence.to_le_bytes()) };
+        let content = Content::new(vec![Chunk { hash, length: text.len() as u32 }]);
+        let (attributes, path) = (Attributes::of_mode(0o644), rel(&sequence.to_string()));
+        let kind = Kind::File { attributes, mtime_ns: 1, content, link: None };
+        let record = Record {
+            path,
+            kind,
+            version: [(b.device, sequence)].into_iter().collect(),
+            by: b.device,
+            epoch: 0,
+        };
+        Numbered { sequence, record }
+    };
+    let (mut taken, mut told) = (0, 0);
+    while told < 2 * PENDING_MAX as u64 {
+        let through = told + RECORDS_MAX as u64;
+        let records = (told + 1..=through).map(record).collect();
+        let (round, knowledge, mark) = (b.round, VersionVector::default(), Mark::default());
+        b.say(&mut a, Message::Records { round, records, through, knowledge, mark, complete: false });
+        told = through;
+        while let Some(message) = a.engine.poll(b.session).unwrap() {
+            if let Message::Ack { taken: now, .. } = message {
+                taken = now;
+            }
+        }
+    }
+    assert!((1..=PENDING_MAX as u64).contains(&taken), "room for {taken}");
+    assert!(a.engine.ended(b.session).is_none(), "what was on its way before it heard so is no offence");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use syncfs::{Config, DeviceId, Folder, FolderId, Summary, SyncError, WaitError};
+use syncfs::{Config, DeviceId, FenceError, Folder, FolderId, Role, Summary, SyncError, WaitError};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -184,6 +184,23 @@ async fn a_lost_index_is_built_anew_and_nothing_is_lost_or_comes_back() {
     settle(&a, &b).await;
     assert_eq!(fs::read_to_string(pair.roots[1].join("4")).unwrap(), "changed at a again");
     assert!(!pair.roots[1].join("7").exists());
+}
+
+#[tokio::test]
+async fn a_lost_index_does_not_forget_who_holds_the_lease() {
+    let pair = Pair::new().await;
+    let (a, b) = pair.open().await;
+    connect(&a, &b);
+    b.hold(3).await.unwrap();
+    settle(&b, &a).await;
+    a.close().await;
+    b.close().await;
+    fs::remove_file(pair.roots[0].join(".syncfs/index.db")).unwrap();
+    // Nobody is there to tell it.
+    let a = Folder::open(pair.config(0)).await.unwrap();
+    assert_eq!((a.status().epoch, a.status().role), (3, Role::Follower));
+    let taken = a.hold(3).await;
+    assert!(matches!(taken, Err(FenceError::Stale { .. })), "{taken:?}");
 }
 
 /// Damages an index file, given its bytes.

@@ -330,6 +330,65 @@ fn an_attribute_that_is_not_replicated_is_refused_and_a_label_is_any_path() {
     }
 }
 
+/// What comes of the bytes of a message once these are in the place of those.
+fn decode_with(message: &Message, old: &[u8], new: &[u8]) -> Result<Message, DecodeError> {
+    let bytes = encode(message);
+    let places: Vec<_> = bytes.windows(old.len()).enumerate().filter(|(_, part)| *part == old).collect();
+    assert_eq!(places.len(), 1, "it stands there once");
+    let at = places[0].0;
+    decode(&[&bytes[..at], new, &bytes[at + old.len()..]].concat())
+}
+
+#[test]
+fn what_no_replica_says_is_refused() {
+    let fence = |epoch| Fence { epoch, holder: device(9), base: VersionVector::default() };
+    let fences = |fences: Vec<Fence>| {
+        decode(&encode(&Message::State {
+            folder: None,
+            index: IndexId(1),
+            fences,
+            tenure: Tenure::default(),
+        }))
+    };
+    assert!(fences(vec![fence(1), fence(2)]).is_ok());
+    for bad in [vec![fence(2), fence(2)], vec![fence(2), fence(1)], vec![fence(0)], vec![fence(u64::MAX)]] {
+        assert_eq!(fences(bad), Err(DecodeError::Invalid("fence list")));
+    }
+
+    let moved = |count, first| {
+        let (from, to) = (RelPath::new("a").unwrap(), RelPath::new("b").unwrap());
+        let digest = ContentHash::of(b"x");
+        decode(&encode(&Message::Moved {
+            round: 0,
+            moved: Moved { from, to, count, first, epoch: 0, digest },
+        }))
+    };
+    assert!(moved(1, 1).is_ok());
+    for (count, first) in [(0, 1), (1, 0), (1, u64::MAX)] {
+        assert_eq!(moved(count, first), Err(DecodeError::Invalid("move")), "{count} from {first}");
+    }
+
+    let mut unwritten = record(Kind::Deleted);
+    unwritten.by = device(3);
+    let (records, knowledge) = (vec![Numbered { sequence: 1, record: unwritten }], VersionVector::default());
+    let (mark, complete) = (Mark::default(), false);
+    let message = Message::Records { round: 0, records, through: 1, knowledge, mark, complete };
+    assert_eq!(decode(&encode(&message)), Err(DecodeError::Invalid("writer of a record")));
+
+    // A vector names its devices in their order, each with what it wrote.
+    let place = |id: u8, counter: u64| [&[id; 32][..], &counter.to_le_bytes()].concat();
+    let agreed = [place(1, 7), place(2, 9)].concat();
+    for bad in [
+        [place(2, 9), place(1, 7)],
+        [place(1, 7), place(1, 7)],
+        [place(1, 7), place(2, 0)],
+        [place(1, 7), place(2, u64::MAX)],
+    ] {
+        let given = decode_with(&one_record(Kind::Deleted), &agreed, &bad.concat());
+        assert_eq!(given, Err(DecodeError::Invalid("version vector")));
+    }
+}
+
 #[test]
 fn a_count_that_promises_more_than_there_is_allocates_nothing() {
     let mut bytes = vec![6];

@@ -305,14 +305,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(());
         }
         let mut last = session.inn.received;
-        for numbered in &records {
-            if numbered.sequence <= last || numbered.sequence > through {
-                session.fail(Violation::Record("sequences do not grow"));
-                return Ok(());
-            }
-            last = numbered.sequence;
-        }
-        if through < last {
+        let grow = records
+            .iter()
+            .all(|numbered| numbered.sequence > std::mem::replace(&mut last, numbered.sequence));
+        if !grow || through < last {
             session.fail(Violation::Record("sequences do not grow"));
             return Ok(());
         }

@@ -305,10 +305,21 @@ mod tests {
     fn changed_blocks_give_the_chunks_of_the_whole_image_as_it_grows_and_shrinks() {
         let mut bytes = image(1 << 20, 5);
         let mut blocks = whole(&bytes);
-        for (step, length) in
-            [1 << 20, (1 << 20) + 512, 1_100_000, 1_100_800, 900_096, 900_096, 16_384, 16_896, 20_480, 512]
-                .into_iter()
-                .enumerate()
+        for (step, length) in [
+            1 << 20,
+            (1 << 20) + 512,
+            1_100_000,
+            1_100_800,
+            909_312,
+            900_096,
+            900_096,
+            16_384,
+            16_896,
+            20_480,
+            512,
+        ]
+        .into_iter()
+        .enumerate()
         {
             let before = bytes.len() as u64;
             bytes.resize(length, step as u8);
