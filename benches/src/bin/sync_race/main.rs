@@ -72,7 +72,7 @@ fn main() {
             for tool in tools.iter().filter(|tool| chosen(&options.tool, tool.name())) {
                 let ground = race.ground(name, *tool, round);
                 let figures = run(&race, *tool, &ground);
-                Race::clear(&ground);
+                Race::clear(name, &ground);
                 let said: Vec<_> = figures.iter().map(|(what, value)| format!("{what} {value:.2}")).collect();
                 println!("{name} {round} {}: {}", tool.name(), said.join(", "));
                 table.add(*tool, figures);
