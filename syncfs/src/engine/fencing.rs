@@ -3,7 +3,7 @@
 use crate::branch::{Cause, Kept, What};
 use crate::cutting::CutState;
 use crate::device::IndexId;
-use crate::disk::Disk;
+use crate::disk::{Disk, Stat};
 use crate::error::{FenceError, StoreError};
 use crate::fence::{Fence, SplitEpoch};
 use crate::index::{Entry, Index, IndexError, PeerState};
@@ -11,6 +11,9 @@ use crate::record::{Kind, VersionVector};
 use crate::status::{Event, Role};
 
 use super::Engine;
+
+/// The version in whose place an edit stands, what it says, and its fingerprint.
+type Edit = (Entry, Kind, Option<Stat>);
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// Becomes the one writer under `epoch`. What this replica has now is the base that this epoch builds on.
@@ -31,7 +34,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Err(FenceError::Resyncing(behind));
         }
         self.scan()?;
-        let missing = self.missing()?;
+        let (edits, unclear) = self.edits()?;
+        let missing = self.missing()? + unclear;
         if missing > 0 {
             return Err(FenceError::Resyncing(missing));
         }
@@ -43,7 +47,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         self.change_role(Role::Holder);
         self.take_over_groups();
-        self.adopt_edits()?;
+        self.adopt_edits(edits)?;
         self.uncommitted = true;
         self.commit()?;
         self.restate(false)?;
@@ -99,22 +103,49 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(count)
     }
 
-    /// An edit of the follower that this replica was until now stands where nobody has the version that belongs there:
-    /// it had seen that version, and becomes the next one.
-    fn adopt_edits(&mut self) -> Result<(), StoreError> {
-        for path in self.give_up_restores() {
-            match (self.index.entry(&path)?, self.stat(&path)?) {
-                (Some(entry), None) => {
-                    let record = self.own_version(Some(&entry.record), &path, Kind::Deleted);
-                    self.put(record, None)?;
+    /// Edits of the follower that this replica was until now, each where nobody has the version that belongs there; and how many of
+    /// these places cannot be read, or stand empty although nobody has deleted what stood there: it was giving way to a
+    /// version that did not come.
+    fn edits(&mut self) -> Result<(Vec<Edit>, u64), StoreError> {
+        let (mut edits, mut unclear) = (Vec::new(), 0);
+        for (path, _) in self.pending.of_session(super::OWN) {
+            // What is damaged or only behind still is of its version.
+            let Some(entry) = self.index.entry(&path)?.filter(|entry| entry.seen.is_none()) else { continue };
+            match self.stat(&path) {
+                Ok(None) if entry.record.kind.is_dir() => {}
+                Ok(None) if self.was_deleted(&entry)? => edits.push((entry, Kind::Deleted, None)),
+                Ok(Some(stat)) => {
+                    let names = self.other_names(&path, &stat)?;
+                    match self.read_kind(&path, &stat, Some(&entry), &names) {
+                        Ok(Some((kind, seen))) => edits.push((entry, kind, Some(seen))),
+                        Err(error) if error.is_final() => return Err(error.into()),
+                        Ok(None) | Err(_) => unclear += 1,
+                    }
                 }
-                (Some(entry), Some(_)) => {
-                    // What stands there is none of the version that the entry tells of.
-                    self.put_entry(&Entry { seen: None, behind: None, ..entry })?;
-                    self.observe_now(&path)?;
-                }
-                (None, _) => drop(self.observe_now(&path)?),
+                Err(error) if error.is_final() => return Err(error.into()),
+                Ok(None) | Err(_) => unclear += 1,
             }
+        }
+        Ok((edits, unclear))
+    }
+
+    /// Whether somebody deleted this very version here, and that was undone.
+    fn was_deleted(&self, entry: &Entry) -> Result<bool, IndexError> {
+        let path = &entry.record.path;
+        for branch in self.index.branches()? {
+            let kept = self.index.kept_at(branch.number, path)?;
+            if kept.is_some_and(|kept| kept.what == What::Deleted && kept.base == entry.record.version) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// They had seen the versions in whose places they stand, and become the next ones.
+    fn adopt_edits(&mut self, edits: Vec<Edit>) -> Result<(), StoreError> {
+        for (entry, kind, seen) in edits {
+            let path = entry.record.path.clone();
+            self.publish_own(&path, Some(entry), kind, seen)?;
         }
         Ok(())
     }

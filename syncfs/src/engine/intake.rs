@@ -329,7 +329,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             entry if self.must_undo(entry.as_ref())? => {
                 self.undo(path, entry, &kind, &stat).map(|()| Observed::Changed)
             }
-            entry => self.publish_own(path, entry, kind, stat),
+            entry => self.publish_own(path, entry, kind, Some(stat)),
         }
     }
 
@@ -339,21 +339,22 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(unwanted && stat.kind == FileKind::Dir && self.holds_only_ignored(path)?)
     }
 
-    fn publish_own(
+    /// What stands at a path, or that nothing does, becomes a version of this replica.
+    pub(super) fn publish_own(
         &mut self,
         path: &RelPath,
         entry: Option<Entry>,
         kind: Kind,
-        stat: Stat,
+        stat: Option<Stat>,
     ) -> Result<Observed, StoreError> {
         let record = self.own_version(entry.as_ref().map(|entry| &entry.record), path, kind);
         if let Some(unfit) = unfit(&record) {
             self.problem(Some(path), unfit);
             return Ok(Observed::Unclear);
         }
-        self.put_own(record, Some(stat))?;
+        self.put_own(record, stat)?;
         self.event(Event::Changed(path.clone()));
-        Ok(Observed::Changed)
+        Ok(if stat.is_some() { Observed::Changed } else { Observed::Deleted })
     }
 
     fn observe_absence(&mut self, mut entry: Entry) -> Result<Observed, StoreError> {
@@ -364,7 +365,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let kept = entry.behind.is_some() || self.comes_back(&path) || self.gave_way(&path);
         if entry.seen.is_none() || kept || self.must_undo(Some(&entry))? {
-            if entry.seen.is_some() && !kept && !entry.record.kind.is_dir() {
+            let stood = entry.seen.is_some() || self.over(&(path.clone(), super::OWN)).is_some();
+            if stood && !kept && !entry.record.kind.is_dir() {
                 let (by, base) = (self.meta.device, entry.record.version.clone());
                 let kept = Kept { path: path.clone(), what: What::Deleted, by, base };
                 self.keep_deletion(Cause::FollowerEdit, self.meta.fences.epoch(), &kept)?;
@@ -374,14 +376,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.restore(entry.record, None);
             return Ok(Observed::Same);
         }
-        let record = self.own_version(Some(&entry.record), &path, Kind::Deleted);
-        if let Some(unfit) = unfit(&record) {
-            self.problem(Some(&path), unfit);
-            return Ok(Observed::Unclear);
-        }
-        self.put(record, None)?;
-        self.event(Event::Changed(path));
-        Ok(Observed::Deleted)
+        self.publish_own(&path, Some(entry), Kind::Deleted, None)
     }
 
     /// Remembers why a path could not be taken up; only a dead disk or a missing root goes further.

@@ -102,8 +102,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 false => None,
             };
             let Some(stat) = stat else { return Ok(false) };
-            // A directory is looked at once more, for its extended attributes.
-            seen.push(if stat.kind == FileKind::Dir { Stat { ctime_ns: 0, ..stat } } else { stat });
+            seen.push(to_look_at_again(stat));
         }
         if !unread.is_empty() {
             return Ok(false);
@@ -331,10 +330,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     ) -> Result<(), StoreError> {
         let top = self.stat(&moved.to)?;
         let top = top.filter(|top| steps[0].old.seen.is_some_and(|seen| seen.identity() == top.identity()));
-        let seen = steps
-            .iter()
-            .enumerate()
-            .map(|(number, step)| if number == 0 { top.or(step.old.seen) } else { step.old.seen });
+        let seen = steps.iter().enumerate().map(|(number, step)| {
+            if number == 0 { top.map(to_look_at_again).or(step.old.seen) } else { step.old.seen }
+        });
         let seen: Vec<_> = seen.chain(std::iter::repeat_n(None, steps.len())).collect();
         for (record, seen) in records.into_iter().zip(seen) {
             self.event(Event::Applied(record.path.clone()));
@@ -344,6 +342,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         session.summary.applied += 2 * u64::from(moved.count);
         Ok(())
     }
+}
+
+/// A rename changes a directory's times, so they do not say any more whether its extended attributes have changed.
+fn to_look_at_again(stat: Stat) -> Stat {
+    if stat.kind == FileKind::Dir { Stat { ctime_ns: 0, ..stat } } else { stat }
 }
 
 /// Whether a file was read so soon after its last change that its fingerprint does not say whether it is the same.

@@ -102,6 +102,12 @@ impl Pending {
         self.stage = Stage::Looking { next: 0, missing: Missing::new() };
     }
 
+    /// Starts over, and asks everybody again.
+    pub(super) fn ask_again(&mut self) {
+        self.asked.clear();
+        self.restart();
+    }
+
     /// Whether the stage of its path holds what it needs.
     fn owns_stage(&self) -> bool {
         match self.stage {
@@ -260,10 +266,10 @@ impl Table {
         offers.map(|(_, path)| (path.clone(), session)).collect()
     }
 
-    /// Versions offered by peers whose content could not be had or placed.
+    /// Versions whose content could not be had or placed.
     pub(super) fn gone(&self) -> impl Iterator<Item = Key> {
-        let peers = self.offers.iter().filter(|(session, _)| **session != OWN);
-        peers.flat_map(|(session, offers)| offers.gone.iter().map(|path| (path.clone(), *session)))
+        let offers = self.offers.iter();
+        offers.flat_map(|(session, offers)| offers.gone.iter().map(|path| (path.clone(), *session)))
     }
 
     /// How many versions of a session there are.

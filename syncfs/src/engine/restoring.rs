@@ -10,9 +10,13 @@ use super::pending::{Key, Pending};
 use super::{Engine, OWN};
 
 impl<D: Disk, I: Index> Engine<D, I> {
-    /// Asks for the disk's content of a replicated version back.
+    /// Asks for the disk's content of a replicated version back. A restore that is under way goes on: it knows whom it has asked in
+    /// vain, and would ask them for ever.
     pub(super) fn restore(&mut self, record: Record, over: Option<Stat>) {
-        self.pending.insert(OWN, Pending::restore(record, over));
+        let before = self.pending.get(&(record.path.clone(), OWN));
+        if before.is_none_or(|before| before.record != record || before.over != over) {
+            self.pending.insert(OWN, Pending::restore(record, over));
+        }
     }
 
     /// How many restores are under way, with somebody to ask; what is only materialised is here already.
@@ -24,13 +28,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             count = count.saturating_sub(u64::from(is_here));
         }
         Ok(count)
-    }
-
-    /// Ends all restores; gives back their paths.
-    pub(super) fn give_up_restores(&mut self) -> Vec<RelPath> {
-        let own = self.pending.of_session(OWN);
-        own.iter().for_each(|key| self.pending.remove(key));
-        own.into_iter().map(|(path, _)| path).collect()
     }
 
     /// Whether this, at this path, is an edit that was set aside and waits for its replacement.
@@ -46,10 +43,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Restores that lost their source, or had none, look again.
     pub(super) fn restart_restores(&mut self) {
         for key in self.pending.of_session(OWN) {
-            self.pending.update(&key, |pending| {
-                pending.asked.clear();
-                pending.restart();
-            });
+            self.pending.update(&key, Pending::ask_again);
         }
     }
 }

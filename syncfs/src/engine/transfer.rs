@@ -15,7 +15,7 @@ use crate::record::{Chunk, Kind, Record};
 use crate::wire::Want;
 
 use super::apply::can_adjust;
-use super::pending::{Fetched, Key, Missing, Stage, content_of};
+use super::pending::{Fetched, Key, Missing, Pending, Stage, content_of};
 use super::wants::SMALL_BYTES;
 use super::{Engine, OWN, SessionId};
 
@@ -73,18 +73,24 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.room.is_short() {
             return None;
         }
-        let (mut gone, retry) = (self.pending.gone().peekable(), &self.retry);
+        let (mut gone, retry) = (self.gone().peekable(), &self.retry);
         gone.peek()?;
         let pause_ms = if gone.all(|key| retry.tried.contains(&key)) { retry.pause_ms } else { TRY_AGAIN_MS };
         Some(retry.at_ms + pause_ms)
+    }
+
+    /// What could not be had or placed. A restore begins again by itself when somebody comes who can be asked.
+    fn gone(&self) -> impl Iterator<Item = Key> {
+        let alone = self.sessions.values().all(|session| session.ended.is_some() || session.peer.is_none());
+        self.pending.gone().filter(move |key| !(alone && key.1 == OWN))
     }
 
     /// A peer that could not read its file, a disk that was full: neither lasts, and neither announces its end. What was tried in
     /// vain before is tried less and less often.
     pub(super) fn try_again(&mut self) {
         if self.try_again_at().is_some_and(|at| at <= self.now_ms) {
-            let gone: BTreeSet<_> = self.pending.gone().collect();
-            gone.iter().for_each(|key| self.pending.restart(key));
+            let gone: BTreeSet<_> = self.gone().collect();
+            gone.iter().for_each(|key| self.pending.update(key, Pending::ask_again));
             let again = gone.iter().all(|key| self.retry.tried.contains(key));
             let pause_ms = if again { (self.retry.pause_ms * 2).min(TRY_AGAIN_MAX_MS) } else { TRY_AGAIN_MS };
             self.retry = Retry { at_ms: self.now_ms, pause_ms, tried: gone };

@@ -12,6 +12,7 @@ mod index;
 mod invariants;
 mod ledger;
 mod rng;
+mod stories;
 mod users;
 mod world;
 

@@ -408,7 +408,7 @@ impl World {
         }
     }
 
-    fn open(&mut self, a: usize, b: usize) {
+    pub(crate) fn open(&mut self, a: usize, b: usize) {
         self.next_session += 1;
         let session = SessionId(self.next_session);
         let open = [a, b].map(|end| {
@@ -504,7 +504,7 @@ impl World {
         true
     }
 
-    fn take_lease(&mut self, replica: usize) {
+    pub(crate) fn take_lease(&mut self, replica: usize) {
         let next = self.epoch + 1;
         let held = self.run(replica, |engine| match engine.hold(next) {
             Ok(()) => Ok(true),
@@ -718,8 +718,11 @@ impl World {
             // 14. Bounded.
             assert!(round < 3000, "14: the replicas do not come to rest: {}", self.busy_with());
             let idle = self.replicas.iter().all(|replica| replica.engine().is_idle());
+            // Nobody says when a disk has room again.
+            let paused =
+                self.replicas.iter().any(|replica| replica.engine().status().unwrap().pause.is_some());
             quiet = if self.pump() { 0 } else { quiet + 1 };
-            if quiet > 0 && idle || quiet > 5 {
+            if quiet > 0 && idle || quiet > 5 && !paused {
                 return;
             }
             if quiet > 0 {
