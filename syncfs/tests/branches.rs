@@ -7,117 +7,37 @@
     reason = "a test touches the world"
 )]
 
+mod pair;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use pair::{LONG, Replica, connect, cut, eventually, rel};
 use rusqlite::Connection;
-use syncfs::{
-    Branch, Cause, Change, Config, Event, Folder, History, RelPath, Resolution, RestoreError, Role,
-};
-use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use syncfs::{Branch, Cause, Change, Config, Event, History, RelPath, Resolution, RestoreError, Role};
 
-const LONG: Duration = Duration::from_secs(60);
-
-struct Replica {
-    dir: TempDir,
-    folder: Folder,
-    history: History,
+fn keeping(history: History) -> impl FnOnce(&mut Config) {
+    move |config| config.history = history
 }
 
-impl Replica {
-    async fn new(history: History) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::create(config(&dir, history)).await.unwrap();
-        Self { dir, folder, history }
-    }
-
-    async fn reopen(self) -> Self {
-        let Self { dir, folder, history } = self;
-        folder.close().await;
-        let folder = Folder::open(config(&dir, history)).await.unwrap();
-        Self { dir, folder, history }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.path(name)).ok()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.dir.path()).unwrap().flatten();
-        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.filter(|name| name != ".syncfs").collect();
-        names.sort();
-        names
-    }
-
-    async fn branches(&self) -> Vec<Branch> {
-        self.folder.branches().await.unwrap()
-    }
-
-    /// What taking each path of a branch would change.
-    async fn changes(&self, branch: &str) -> Vec<(String, Change)> {
-        let differences = self.folder.diff(branch).await.unwrap();
-        differences.iter().map(|one| (one.path.to_string(), one.change)).collect()
-    }
-
-    /// Everything of this replica is durable on `other`.
-    async fn reaches(&self, other: &Self) {
-        let token = self.folder.flush().await.unwrap();
-        self.folder.wait(&token, &[other.folder.device()], LONG).await.unwrap();
-    }
+async fn branches_of(replica: &Replica) -> Vec<Branch> {
+    replica.folder.branches().await.unwrap()
 }
 
-fn rel(name: &str) -> RelPath {
-    RelPath::new(name).unwrap()
-}
-
-fn config(dir: &TempDir, history: History) -> Config {
-    let mut config = Config::new(dir.path());
-    config.history = history;
-    config
-}
-
-fn connect(a: &Replica, b: &Replica) -> [JoinHandle<()>; 2] {
-    let (left, right) = tokio::io::duplex(1 << 20);
-    [(a, left), (b, right)].map(|(replica, stream)| {
-        let folder = replica.folder.clone();
-        tokio::spawn(async move { drop(folder.sync(stream, None).await) })
-    })
-}
-
-async fn cut(link: [JoinHandle<()>; 2]) {
-    for end in link {
-        end.abort();
-        let _ = end.await;
-    }
-}
-
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+/// What taking each path of a branch would change.
+async fn changes(replica: &Replica, branch: &str) -> Vec<(String, Change)> {
+    let differences = replica.folder.diff(branch).await.unwrap();
+    differences.iter().map(|one| (one.path.to_string(), one.change)).collect()
 }
 
 /// Both replicas, of which `a` wrote on under epoch 1 while `b` took over with 2, after they met again.
 async fn fenced(prepare: impl Fn(&Replica), tail: impl Fn(&Replica)) -> (Replica, Replica) {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(History::Off).await);
-    let link = connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(History::Off)).await);
+    let link = connect(&a.folder, &b.folder);
     prepare(&a);
     a.folder.hold(1).await.unwrap();
     a.reaches(&b).await;
@@ -131,7 +51,7 @@ async fn fenced(prepare: impl Fn(&Replica), tail: impl Fn(&Replica)) -> (Replica
 
 /// Until the tail is set aside on `a` and what belongs there has come; `is_current` looks at one that had been changed.
 async fn meet(a: &Replica, b: &Replica, is_current: impl FnMut() -> bool) {
-    drop(connect(a, b));
+    drop(connect(&a.folder, &b.folder));
     eventually("the fence", || a.folder.epoch() == 2).await;
     let token = b.folder.flush().await.unwrap();
     a.folder.reached(&token, LONG).await.unwrap();
@@ -159,14 +79,14 @@ async fn a_stale_tail_is_one_branch_with_its_deletions_and_comes_back_when_the_h
     assert_eq!(a.read("deleted").as_deref(), Some("base"), "the deletion was part of the tail");
 
     // All of it is one branch, and still is after a restart.
-    let a = a.reopen().await;
-    let branches = a.branches().await;
+    let a = a.reopen(|_| ()).await;
+    let branches = branches_of(&a).await;
     assert_eq!(branches.len(), 1, "{branches:?}");
     let branch = &branches[0];
     assert_eq!((branch.epoch, branch.over, branch.cause, branch.paths), (1, 2, Cause::StaleEpoch, 4));
     assert!(branch.began_ns > 1_700_000_000_000_000_000, "{}", branch.began_ns);
     assert_eq!(a.folder.status().branches, 1);
-    assert_eq!(b.branches().await, []);
+    assert_eq!(branches_of(&b).await, []);
     let name = branch.name();
     let expected = [
         ("changed", Change::Changed),
@@ -174,7 +94,7 @@ async fn a_stale_tail_is_one_branch_with_its_deletions_and_comes_back_when_the_h
         ("deleted", Change::Deleted),
         ("link", Change::New),
     ];
-    assert_eq!(a.changes(&name).await, expected.map(|(path, change)| (path.to_owned(), change)));
+    assert_eq!(changes(&a, &name).await, expected.map(|(path, change)| (path.to_owned(), change)));
     let differences = a.folder.diff(&name).await.unwrap();
     assert_eq!((differences[0].size, differences[0].current), (Some(4), Some(7)));
     let kept = differences[0].kept_as.clone().unwrap();
@@ -183,7 +103,7 @@ async fn a_stale_tail_is_one_branch_with_its_deletions_and_comes_back_when_the_h
     // A follower may not bring it back, the holder may.
     let refused = a.folder.restore_branch(&name, &[], None).await;
     assert_eq!(refused, Err(RestoreError::Follower));
-    drop(connect(&a, &b));
+    drop(connect(&a.folder, &b.folder));
     b.reaches(&a).await;
     b.folder.follow().await.unwrap();
     a.folder.hold(3).await.unwrap();
@@ -204,10 +124,10 @@ async fn a_stale_tail_is_one_branch_with_its_deletions_and_comes_back_when_the_h
         texts.sort();
         assert_eq!(texts, ["base", "current"], "{copies:?}");
     }
-    assert!(a.changes(&name).await.iter().all(|(_, change)| *change == Change::Same));
+    assert!(changes(&a, &name).await.iter().all(|(_, change)| *change == Change::Same));
 
     a.folder.drop_branch(&name).await.unwrap();
-    assert_eq!(a.branches().await, []);
+    assert_eq!(branches_of(&a).await, []);
     assert_eq!(fs::read_dir(a.path(".syncfs/aside")).unwrap().count(), 0);
     assert_eq!(a.folder.diff(&name).await, Err(RestoreError::NoBranch(name.clone())));
     assert_eq!(a.folder.drop_branch(&name).await, Err(RestoreError::NoBranch(name)));
@@ -215,8 +135,8 @@ async fn a_stale_tail_is_one_branch_with_its_deletions_and_comes_back_when_the_h
 
 #[tokio::test]
 async fn edits_on_a_follower_are_a_branch_until_a_path_is_edited_twice() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(History::Off).await);
-    drop(connect(&a, &b));
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(History::Off)).await);
+    drop(connect(&a.folder, &b.folder));
     a.write("x", "held");
     a.folder.hold(1).await.unwrap();
     a.reaches(&b).await;
@@ -229,7 +149,7 @@ async fn edits_on_a_follower_are_a_branch_until_a_path_is_edited_twice() {
         b.folder.scan().await.unwrap();
         eventually("the edit undone", undone).await;
     }
-    let branches = b.branches().await;
+    let branches = branches_of(&b).await;
     let paths: Vec<_> = branches.iter().map(|branch| (branch.cause, branch.epoch, branch.paths)).collect();
     assert_eq!(paths, [(Cause::FollowerEdit, 1, 1), (Cause::FollowerEdit, 1, 2)]);
     let text = |branch: &Branch, path: &str| b.read(&format!(".syncfs/aside/{}/{path}", branch.name()));
@@ -242,7 +162,7 @@ async fn edits_on_a_follower_are_a_branch_until_a_path_is_edited_twice() {
 async fn what_the_index_does_not_know_of_is_found_and_what_is_gone_is_no_branch() {
     let (a, b) = fenced(|a| a.write("x", "base"), |a| a.write("x", "tail")).await;
     meet(&a, &b, || a.read("x").as_deref() == Some("base")).await;
-    let branch = a.branches().await.remove(0);
+    let branch = branches_of(&a).await.remove(0);
     // As a crash leaves it between a second name and the index's commit, or a lost index everything.
     let foreign = branch.name().replace(&format!("-{}-", branch.epoch), "-7-") + "5";
     let place = a.path(".syncfs/aside").join(&foreign);
@@ -251,20 +171,20 @@ async fn what_the_index_does_not_know_of_is_found_and_what_is_gone_is_no_branch(
     fs::create_dir_all(a.path(".syncfs/aside/not a branch")).unwrap();
     fs::write(a.path(".syncfs/aside/not a branch/y"), "left alone").unwrap();
     fs::remove_dir_all(a.path(".syncfs/aside").join(branch.name())).unwrap();
-    let a = a.reopen().await;
-    let branches = a.branches().await;
+    let a = a.reopen(|_| ()).await;
+    let branches = branches_of(&a).await;
     assert_eq!(branches.len(), 1, "{branches:?}");
     assert_eq!((branches[0].name(), branches[0].cause), (foreign.clone(), Cause::Found));
-    assert_eq!(a.changes(&foreign).await, [("d/y".to_owned(), Change::New)]);
+    assert_eq!(changes(&a, &foreign).await, [("d/y".to_owned(), Change::New)]);
     assert_eq!(a.read(".syncfs/aside/not a branch/y").as_deref(), Some("left alone"));
     // Numbers are not given twice.
-    drop(connect(&a, &b));
+    drop(connect(&a.folder, &b.folder));
     // What nobody else is known to have is not undone.
     a.reaches(&b).await;
     a.write("x", "edit");
     a.folder.scan().await.unwrap();
     eventually("the edit aside", || a.folder.status().branches == 2).await;
-    assert!(a.branches().await[0].number > branches[0].number);
+    assert!(branches_of(&a).await[0].number > branches[0].number);
 }
 
 #[tokio::test]
@@ -294,7 +214,7 @@ async fn a_database_of_a_stale_tail_comes_back_with_its_log() {
     // Only now, so that the log of what was set aside is not folded in by anybody but us.
     std::mem::forget(writer.lock().unwrap().take());
     assert_eq!(rows(a.path("app.db")), [1]);
-    let name = a.branches().await[0].name();
+    let name = branches_of(&a).await[0].name();
     assert!(a.path(&format!(".syncfs/aside/{name}/app.db-wal")).exists());
     b.folder.follow().await.unwrap();
     b.reaches(&a).await;
@@ -307,8 +227,8 @@ async fn a_database_of_a_stale_tail_comes_back_with_its_log() {
 
 /// Two replicas with one conflict, on both, about `x`: `loser` is the copy.
 async fn conflict(history: History) -> (Replica, Replica, RelPath) {
-    let (a, b) = (Replica::new(history).await, Replica::new(history).await);
-    let link = connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(history)).await, Replica::new(keeping(history)).await);
+    let link = connect(&a.folder, &b.folder);
     a.write("x", "base");
     a.reaches(&b).await;
     cut(link).await;
@@ -317,7 +237,7 @@ async fn conflict(history: History) -> (Replica, Replica, RelPath) {
     tokio::time::sleep(Duration::from_millis(20)).await;
     a.write("x", "winner");
     a.folder.scan().await.unwrap();
-    let link = connect(&a, &b);
+    let link = connect(&a.folder, &b.folder);
     a.reaches(&b).await;
     b.reaches(&a).await;
     let copy = a.folder.conflicts().await.unwrap().remove(0).kept_as;
@@ -330,7 +250,7 @@ async fn conflict(history: History) -> (Replica, Replica, RelPath) {
 }
 
 async fn together(a: &Replica, b: &Replica) {
-    drop(connect(a, b));
+    drop(connect(&a.folder, &b.folder));
     for _ in 0..2 {
         a.reaches(b).await;
         b.reaches(a).await;
@@ -416,8 +336,8 @@ async fn nothing_is_in_the_way_of_a_resolution_and_no_reader_finds_nothing() {
 
 #[tokio::test]
 async fn a_deletion_on_a_follower_is_undone_and_told() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(History::Off).await);
-    let _link = connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(History::Off)).await);
+    let _link = connect(&a.folder, &b.folder);
     a.write("note", "kept");
     a.folder.hold(1).await.unwrap();
     a.reaches(&b).await;
@@ -425,9 +345,9 @@ async fn a_deletion_on_a_follower_is_undone_and_told() {
     fs::remove_file(b.path("note")).unwrap();
     b.folder.flush().await.unwrap();
     eventually("it is back", || b.read("note").as_deref() == Some("kept")).await;
-    let [branch] = &b.branches().await[..] else { panic!("one branch") };
+    let [branch] = &branches_of(&b).await[..] else { panic!("one branch") };
     assert_eq!((branch.cause, branch.paths, branch.bytes), (Cause::FollowerEdit, 1, 0));
-    assert_eq!(b.changes(&branch.name()).await, [("note".to_owned(), Change::Deleted)]);
+    assert_eq!(changes(&b, &branch.name()).await, [("note".to_owned(), Change::Deleted)]);
     let told = Event::SetAside { path: rel("note"), branch: branch.name() };
     while events.recv().await.unwrap() != told {}
 }

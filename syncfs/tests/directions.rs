@@ -6,69 +6,39 @@
     reason = "a test touches the world"
 )]
 
+mod pair;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use syncfs::{Config, Direction, FenceError, Folder, RelPath, Summary, SyncError};
-use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use pair::{Replica, Session, connect, eventually};
+use syncfs::{Config, Direction, FenceError, RelPath};
 
-const LONG: Duration = Duration::from_secs(60);
-
-struct Replica {
-    dir: TempDir,
-    folder: Folder,
+fn one_way(direction: Direction) -> impl FnOnce(&mut Config) {
+    move |config| config.direction = direction
 }
 
-impl Replica {
-    async fn new(direction: Direction, files: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        files.iter().for_each(|(name, text)| write(dir.path(), name, text));
-        Self::open(dir, direction).await
-    }
+async fn replica(direction: Direction, files: &[(&str, &str)]) -> Replica {
+    let dir = tempfile::tempdir().unwrap();
+    files.iter().for_each(|(name, text)| write(dir.path(), name, text));
+    Replica::at(dir, one_way(direction)).await
+}
 
-    async fn open(dir: TempDir, direction: Direction) -> Self {
-        let mut config = Config::new(dir.path());
-        config.direction = direction;
-        let folder = Folder::create(config).await.unwrap();
-        Self { dir, folder }
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        write(self.dir.path(), name, text);
-    }
-
-    fn read(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.dir.path().join(name)).ok()
-    }
-
-    /// The texts of everything that was set aside, sorted.
-    fn aside(&self) -> Vec<String> {
-        let (mut texts, mut todo) = (Vec::new(), vec![self.dir.path().join(".syncfs/aside")]);
-        while let Some(dir) = todo.pop() {
-            for path in entries(&dir) {
-                if path.is_dir() { todo.push(path) } else { texts.push(fs::read_to_string(path).unwrap()) }
-            }
+/// The texts of everything that was set aside, sorted.
+fn aside(replica: &Replica) -> Vec<String> {
+    let (mut texts, mut todo) = (Vec::new(), vec![replica.path(".syncfs/aside")]);
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { todo.push(path) } else { texts.push(fs::read_to_string(path).unwrap()) }
         }
-        texts.sort();
-        // An edit that was seen at two paths, before and after a rename, is kept twice.
-        texts.dedup();
-        texts
     }
-
-    fn names(&self) -> Vec<String> {
-        let names = entries(self.dir.path()).into_iter();
-        let names = names.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
-        let mut names: Vec<_> = names.filter(|name| name != ".syncfs").collect();
-        names.sort();
-        names
-    }
-}
-
-fn entries(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    texts.sort();
+    // An edit that was seen at two paths, before and after a rename, is kept twice.
+    texts.dedup();
+    texts
 }
 
 /// With a time of its own, as another machine that had the same file would have it.
@@ -80,37 +50,14 @@ fn write(dir: &Path, name: &str, text: &str) {
     fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
-type Session = JoinHandle<Result<Summary, SyncError>>;
-
-fn connect(a: &Replica, b: &Replica) -> [Session; 2] {
-    let (left, right) = tokio::io::duplex(1 << 20);
-    [(a, left), (b, right)].map(|(replica, stream)| {
-        let folder = replica.folder.clone();
-        tokio::spawn(async move { folder.sync(stream, None).await })
-    })
-}
-
-async fn reaches(a: &Replica, b: &Replica) {
-    let token = a.folder.flush().await.unwrap();
-    a.folder.wait(&token, &[b.folder.device()], LONG).await.unwrap();
-}
-
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test]
 async fn what_a_receiver_edits_creates_or_deletes_is_set_aside_and_undone() {
-    let source = Replica::new(Direction::Both, &[("d/one", "1"), ("two", "22")]).await;
-    let receiver = Replica::new(Direction::Receive, &[]).await;
-    connect(&source, &receiver);
-    reaches(&source, &receiver).await;
-    receiver.write("two", "edited");
-    receiver.write("extra/three", "new");
+    let source = replica(Direction::Both, &[("d/one", "1"), ("two", "22")]).await;
+    let receiver = replica(Direction::Receive, &[]).await;
+    connect(&source.folder, &receiver.folder);
+    source.reaches(&receiver).await;
+    write(receiver.dir.path(), "two", "edited");
+    write(receiver.dir.path(), "extra/three", "new");
     fs::remove_file(receiver.dir.path().join("d/one")).unwrap();
     fs::rename(receiver.dir.path().join("two"), receiver.dir.path().join("elsewhere")).unwrap();
     let intact = || receiver.read("two") == Some("22".into()) && receiver.read("d/one") == Some("1".into());
@@ -118,14 +65,14 @@ async fn what_a_receiver_edits_creates_or_deletes_is_set_aside_and_undone() {
     eventually("everything stands as the peer has it", || intact() && gone()).await;
     // What is renamed may be the edit, or what the edit was undone to already, and is then kept, too.
     eventually("and nothing was lost", || {
-        let aside = receiver.aside();
+        let aside = aside(&receiver);
         ["edited", "new"].iter().all(|edit| aside.iter().any(|text| text == edit))
     })
     .await;
     receiver.folder.flush().await.unwrap();
     // Nothing of that reached the peer, and it goes on getting what is new.
-    source.write("four", "4444");
-    reaches(&source, &receiver).await;
+    write(source.dir.path(), "four", "4444");
+    source.reaches(&receiver).await;
     assert_eq!(receiver.read("four").as_deref(), Some("4444"));
     assert_eq!(source.names(), ["d", "four", "two"]);
     assert_eq!(source.read("two").as_deref(), Some("22"));
@@ -137,15 +84,15 @@ async fn what_a_receiver_edits_creates_or_deletes_is_set_aside_and_undone() {
 async fn what_a_receiver_finds_at_its_beginning_is_adopted_where_it_is_the_same() {
     let large = "the same on both sides ".repeat(50_000);
     let theirs = [("same", large.as_str()), ("other", "theirs"), ("d/deep", "deep")];
-    let source = Replica::new(Direction::Both, &theirs).await;
+    let source = replica(Direction::Both, &theirs).await;
     let ours = [("same", large.as_str()), ("other", "ours"), ("d/deep", "deep"), ("d/mine", "mine")];
-    let receiver = Replica::new(Direction::Receive, &ours).await;
+    let receiver = replica(Direction::Receive, &ours).await;
     let inode = |name: &str| fs::metadata(receiver.dir.path().join(name)).unwrap().ino();
     let (same, deep) = (inode("same"), inode("d/deep"));
     assert_eq!(receiver.folder.status().folder, None, "it founds no folder");
-    let [out, back] = connect(&source, &receiver);
-    reaches(&source, &receiver).await;
-    eventually("the rest is set aside", || receiver.aside() == ["mine", "ours"]).await;
+    let [out, back] = connect(&source.folder, &receiver.folder);
+    source.reaches(&receiver).await;
+    eventually("the rest is set aside", || aside(&receiver) == ["mine", "ours"]).await;
     assert_eq!((receiver.read("other").as_deref(), receiver.read("d/mine")), (Some("theirs"), None));
     assert_eq!((inode("same"), inode("d/deep")), (same, deep), "not written anew");
     assert_eq!(source.names(), ["d", "other", "same"]);
@@ -157,31 +104,31 @@ async fn what_a_receiver_finds_at_its_beginning_is_adopted_where_it_is_the_same(
 
 #[tokio::test]
 async fn a_directory_that_goes_takes_along_what_a_receiver_put_into_it() {
-    let source = Replica::new(Direction::Both, &[("d/one", "1"), ("keep", "k")]).await;
-    let receiver = Replica::new(Direction::Receive, &[]).await;
-    let sessions = connect(&source, &receiver);
-    reaches(&source, &receiver).await;
+    let source = replica(Direction::Both, &[("d/one", "1"), ("keep", "k")]).await;
+    let receiver = replica(Direction::Receive, &[]).await;
+    let sessions = connect(&source.folder, &receiver.folder);
+    source.reaches(&receiver).await;
     sessions.iter().for_each(Session::abort);
     receiver.folder.close().await;
     // Nobody is there to see it.
     write(receiver.dir.path(), "d/mine", "mine");
     fs::remove_dir_all(source.dir.path().join("d")).unwrap();
-    let receiver = Replica::open(receiver.dir, Direction::Receive).await;
-    connect(&source, &receiver);
-    reaches(&source, &receiver).await;
+    let receiver = Replica::at(receiver.dir, one_way(Direction::Receive)).await;
+    connect(&source.folder, &receiver.folder);
+    source.reaches(&receiver).await;
     eventually("the directory is gone", || receiver.names() == ["keep"]).await;
-    assert_eq!(receiver.aside(), ["mine"]);
+    assert_eq!(aside(&receiver), ["mine"]);
     assert_eq!(source.names(), ["keep"]);
 }
 
 #[tokio::test]
 async fn a_sender_takes_nothing_says_what_differs_and_overrides_it() {
-    let sender = Replica::new(Direction::Send, &[("d/one", "1"), ("two", "22"), ("three", "333")]).await;
-    let peer = Replica::new(Direction::Both, &[]).await;
-    let sessions = connect(&sender, &peer);
-    reaches(&sender, &peer).await;
-    peer.write("two", "edited");
-    peer.write("extra", "new");
+    let sender = replica(Direction::Send, &[("d/one", "1"), ("two", "22"), ("three", "333")]).await;
+    let peer = replica(Direction::Both, &[]).await;
+    let sessions = connect(&sender.folder, &peer.folder);
+    sender.reaches(&peer).await;
+    write(peer.dir.path(), "two", "edited");
+    write(peer.dir.path(), "extra", "new");
     fs::rename(peer.dir.path().join("d"), peer.dir.path().join("moved")).unwrap();
     fs::remove_file(peer.dir.path().join("three")).unwrap();
     let expected = ["d", "d/one", "extra", "moved", "moved/one", "three", "two"];
@@ -195,8 +142,8 @@ async fn a_sender_takes_nothing_says_what_differs_and_overrides_it() {
     assert_eq!(sender.names(), ["d", "three", "two"]);
     assert_eq!(sender.read("two").as_deref(), Some("22"));
     // What it writes itself still goes out.
-    sender.write("four", "4444");
-    reaches(&sender, &peer).await;
+    write(sender.dir.path(), "four", "4444");
+    sender.reaches(&peer).await;
     assert_eq!(peer.read("four").as_deref(), Some("4444"));
     assert_eq!(peer.read("two").as_deref(), Some("edited"));
 
@@ -204,33 +151,33 @@ async fn a_sender_takes_nothing_says_what_differs_and_overrides_it() {
     sessions.iter().for_each(Session::abort);
     let sender = {
         sender.folder.close().await;
-        Replica::open(sender.dir, Direction::Send).await
+        Replica::at(sender.dir, one_way(Direction::Send)).await
     };
-    connect(&sender, &peer);
+    connect(&sender.folder, &peer.folder);
     eventually("the differences are known again", || {
         sender.folder.status().differing == expected.len() as u64
     })
     .await;
     assert_eq!(sender.folder.override_peers().await.unwrap(), expected.len() as u64);
-    reaches(&sender, &peer).await;
+    sender.reaches(&peer).await;
     eventually("the peer has what the sender has", || peer.names() == ["d", "four", "three", "two"]).await;
     assert_eq!(peer.read("two").as_deref(), Some("22"));
     assert_eq!(peer.read("d/one").as_deref(), Some("1"));
-    reaches(&peer, &sender).await;
+    peer.reaches(&sender).await;
     eventually("nothing differs", || sender.folder.status().differing == 0).await;
     assert_eq!(sender.folder.digest().await.unwrap(), peer.folder.digest().await.unwrap());
 }
 
 #[tokio::test]
 async fn a_lease_is_stronger_than_a_direction() {
-    let sender = Replica::new(Direction::Send, &[("one", "1")]).await;
-    let peer = Replica::new(Direction::Both, &[]).await;
-    connect(&sender, &peer);
-    reaches(&sender, &peer).await;
-    peer.write("two", "22");
+    let sender = replica(Direction::Send, &[("one", "1")]).await;
+    let peer = replica(Direction::Both, &[]).await;
+    connect(&sender.folder, &peer.folder);
+    sender.reaches(&peer).await;
+    write(peer.dir.path(), "two", "22");
     eventually("the difference is known", || sender.folder.status().differing == 1).await;
     peer.folder.hold(1).await.unwrap();
-    reaches(&peer, &sender).await;
+    peer.reaches(&sender).await;
     assert_eq!(sender.read("two").as_deref(), Some("22"), "it follows the holder");
     eventually("nothing differs", || sender.folder.status().differing == 0).await;
 }

@@ -6,81 +6,28 @@
     reason = "a test touches the world"
 )]
 
+mod pair;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use syncfs::{At, Config, Folder, History, RelPath, RestoreError, Version};
-use tempfile::TempDir;
+use pair::{LONG, Replica, connect, rel};
+use syncfs::{At, Config, History, RestoreError, Version};
 
-const LONG: Duration = Duration::from_secs(60);
 const TRASH: History = History::Trash { keep: Duration::from_secs(3600) };
 const STAGGERED: History = History::Staggered { max_age: Duration::from_secs(86_400) };
 
-struct Replica {
-    dir: TempDir,
-    folder: Folder,
+fn keeping(history: History) -> impl FnOnce(&mut Config) {
+    move |config| (config.history, config.history_bytes_max) = (history, u64::MAX)
 }
 
-impl Replica {
-    async fn new(history: History) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::create(config(&dir, history, u64::MAX)).await.unwrap();
-        Self { dir, folder }
-    }
-
-    async fn reopen(self, history: History, bytes_max: u64) -> Self {
-        let Self { dir, folder } = self;
-        folder.close().await;
-        let folder = Folder::open(config(&dir, history, bytes_max)).await.unwrap();
-        Self { dir, folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.path(name)).ok()
-    }
-
-    async fn versions(&self, name: &str) -> Vec<Version> {
-        self.folder.history(&rel(name)).await.unwrap()
-    }
-
-    fn kept_files(&self) -> usize {
-        fs::read_dir(self.path(".syncfs/history")).unwrap().count()
-    }
-
-    /// Everything of this replica is durable on `other`.
-    async fn reaches(&self, other: &Self) {
-        let token = self.folder.flush().await.unwrap();
-        self.folder.wait(&token, &[other.folder.device()], LONG).await.unwrap();
-    }
+async fn versions(replica: &Replica, name: &str) -> Vec<Version> {
+    replica.folder.history(&rel(name)).await.unwrap()
 }
 
-fn rel(name: &str) -> RelPath {
-    RelPath::new(name).unwrap()
-}
-
-fn config(dir: &TempDir, history: History, bytes_max: u64) -> Config {
-    let mut config = Config::new(dir.path());
-    (config.history, config.history_bytes_max) = (history, bytes_max);
-    config
-}
-
-fn connect(a: &Replica, b: &Replica) {
-    let (left, right) = tokio::io::duplex(1 << 20);
-    for (replica, stream) in [(a, left), (b, right)] {
-        let folder = replica.folder.clone();
-        tokio::spawn(async move { drop(folder.sync(stream, None).await) });
-    }
+fn kept_files(replica: &Replica) -> usize {
+    fs::read_dir(replica.path(".syncfs/history")).unwrap().count()
 }
 
 fn now_ns() -> i64 {
@@ -89,8 +36,8 @@ fn now_ns() -> i64 {
 
 #[tokio::test]
 async fn what_a_peer_overwrites_and_deletes_comes_back_as_an_ordinary_write() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(STAGGERED).await);
-    connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(STAGGERED)).await);
+    connect(&a.folder, &b.folder);
     a.write("d/x", "first");
     a.write("d/y", "stays");
     a.reaches(&b).await;
@@ -101,7 +48,7 @@ async fn what_a_peer_overwrites_and_deletes_comes_back_as_an_ordinary_write() {
     a.reaches(&b).await;
 
     // Within half a minute one version of a path is kept: the first.
-    let versions = b.versions("d/x").await;
+    let versions = versions(&b, "d/x").await;
     assert_eq!(versions.len(), 1);
     assert_eq!((versions[0].size, versions[0].by, versions[0].deleted), (5, a.folder.device(), false));
     let kept = b.path(".syncfs/history").join(versions[0].root.to_string());
@@ -117,18 +64,18 @@ async fn what_a_peer_overwrites_and_deletes_comes_back_as_an_ordinary_write() {
 
 #[tokio::test]
 async fn a_restore_keeps_what_it_replaces_and_can_go_elsewhere() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(STAGGERED).await);
-    connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(STAGGERED)).await);
+    connect(&a.folder, &b.folder);
     a.write("x", "first");
     a.reaches(&b).await;
     a.write("x", "second");
     a.reaches(&b).await;
     // An edit that nobody has looked at yet.
     b.write("x", "of b, unseen");
-    let first = b.versions("x").await.pop().unwrap();
+    let first = versions(&b, "x").await.pop().unwrap();
     b.folder.restore(&rel("x"), At::Version(first.id), None).await.unwrap();
     assert_eq!(b.read("x").unwrap(), "first");
-    let newest = b.versions("x").await.remove(0);
+    let newest = versions(&b, "x").await.remove(0);
     b.folder.restore(&rel("x"), At::Version(newest.id), Some(&rel("back/x"))).await.unwrap();
     assert_eq!(b.read("back/x").unwrap(), "of b, unseen");
     b.reaches(&a).await;
@@ -137,8 +84,8 @@ async fn a_restore_keeps_what_it_replaces_and_can_go_elsewhere() {
 
 #[tokio::test]
 async fn a_directory_goes_back_to_a_moment() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(STAGGERED).await);
-    connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(STAGGERED)).await);
+    connect(&a.folder, &b.folder);
     for name in ["d/x", "d/e/y", "d/z", "other"] {
         a.write(name, "before");
     }
@@ -160,8 +107,8 @@ async fn a_directory_goes_back_to_a_moment() {
 
 #[tokio::test]
 async fn equal_contents_are_kept_once_and_a_file_of_more_names_is_copied() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(TRASH).await);
-    connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(TRASH)).await);
+    connect(&a.folder, &b.folder);
     a.write("x", "the same");
     a.write("y", "the same");
     a.write("z", "linked");
@@ -172,10 +119,10 @@ async fn equal_contents_are_kept_once_and_a_file_of_more_names_is_copied() {
         fs::remove_file(a.path(name)).unwrap();
     }
     a.reaches(&b).await;
-    assert_eq!(b.kept_files(), 2);
+    assert_eq!(kept_files(&b), 2);
     fs::write(&outside, "scribbled over").unwrap();
     fs::remove_file(outside).unwrap();
-    let z = b.versions("z").await.remove(0);
+    let z = versions(&b, "z").await.remove(0);
     assert!(z.deleted);
     b.folder.restore(&rel("z"), At::Version(z.id), None).await.unwrap();
     assert_eq!(b.read("z").unwrap(), "linked");
@@ -183,8 +130,8 @@ async fn equal_contents_are_kept_once_and_a_file_of_more_names_is_copied() {
 
 #[tokio::test]
 async fn what_a_crash_left_and_what_is_too_much_is_tidied_up() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(TRASH).await);
-    connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(TRASH)).await);
+    connect(&a.folder, &b.folder);
     for name in ["x", "y", "z"] {
         a.write(name, &format!("{name:>1000}"));
     }
@@ -193,32 +140,32 @@ async fn what_a_crash_left_and_what_is_too_much_is_tidied_up() {
         fs::remove_file(a.path(name)).unwrap();
         a.reaches(&b).await;
     }
-    assert_eq!(b.kept_files(), 3);
+    assert_eq!(kept_files(&b), 3);
     // A file without a row, a row without a file, and a bound that one version fits.
-    let y = b.versions("y").await.remove(0).root;
+    let y = versions(&b, "y").await.remove(0).root;
     fs::remove_file(b.path(".syncfs/history").join(y.to_string())).unwrap();
     fs::write(b.path(".syncfs/history/stray"), "").unwrap();
-    let b = b.reopen(TRASH, 1500).await;
+    let b = b.reopen(|config| config.history_bytes_max = 1500).await;
     let settled = async {
-        while b.kept_files() != 1 || b.versions("x").await.len() + b.versions("y").await.len() > 0 {
+        while kept_files(&b) != 1 || versions(&b, "x").await.len() + versions(&b, "y").await.len() > 0 {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(LONG, settled).await.unwrap();
-    assert_eq!(b.versions("z").await.len(), 1, "the newest one stays");
+    assert_eq!(versions(&b, "z").await.len(), 1, "the newest one stays");
 }
 
 #[tokio::test]
 async fn a_kept_version_that_was_written_to_is_not_restored() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(TRASH).await);
-    connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(TRASH)).await);
+    connect(&a.folder, &b.folder);
     a.write("x", "first");
     a.reaches(&b).await;
     let mut open = fs::File::options().write(true).open(b.path("x")).unwrap();
     a.write("x", "second");
     a.reaches(&b).await;
     std::io::Write::write_all(&mut open, b"FIRST").unwrap();
-    let version = b.versions("x").await.remove(0);
+    let version = versions(&b, "x").await.remove(0);
     let refused = b.folder.restore(&rel("x"), At::Version(version.id), None).await;
     assert!(matches!(refused, Err(RestoreError::Damaged(_))), "{refused:?}");
     assert_eq!(b.read("x").unwrap(), "second");
@@ -226,14 +173,14 @@ async fn a_kept_version_that_was_written_to_is_not_restored() {
 
 #[tokio::test]
 async fn a_follower_does_not_restore_into_the_folder() {
-    let (a, b) = (Replica::new(History::Off).await, Replica::new(TRASH).await);
-    connect(&a, &b);
+    let (a, b) = (Replica::new(keeping(History::Off)).await, Replica::new(keeping(TRASH)).await);
+    connect(&a.folder, &b.folder);
     a.folder.hold(1).await.unwrap();
     a.write("x", "first");
     a.reaches(&b).await;
     a.write("x", "second");
     a.reaches(&b).await;
-    let version = b.versions("x").await.remove(0);
+    let version = versions(&b, "x").await.remove(0);
     let refused = b.folder.restore(&rel("x"), At::Version(version.id), None).await;
     assert!(matches!(refused, Err(RestoreError::Follower)), "{refused:?}");
 }

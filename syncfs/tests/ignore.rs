@@ -6,79 +6,22 @@
     reason = "a test touches the world"
 )]
 
+mod pair;
+
 use std::fs;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use syncfs::{Config, Folder};
-use tempfile::TempDir;
+use pair::{LONG, Replica, connect, cut};
+use syncfs::Config;
 
-const LONG: Duration = Duration::from_secs(60);
-
-struct Replica {
-    dir: TempDir,
-    folder: Folder,
-}
-
-impl Replica {
-    async fn new(ignore: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::create(config(&dir, ignore)).await.unwrap();
-        Self { dir, folder }
-    }
-
-    async fn reopen(self, ignore: &[&str]) -> Self {
-        let Self { dir, folder } = self;
-        folder.close().await;
-        let folder = Folder::open(config(&dir, ignore)).await.unwrap();
-        Self { dir, folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.path(name)).ok()
-    }
-
-    /// Everything of this replica is durable on `other`.
-    async fn reaches(&self, other: &Self) {
-        let token = self.folder.flush().await.unwrap();
-        self.folder.wait(&token, &[other.folder.device()], LONG).await.unwrap();
-    }
-}
-
-fn config(dir: &TempDir, ignore: &[&str]) -> Config {
-    let mut config = Config::new(dir.path());
-    config.ignore = ignore.iter().map(|line| (*line).to_owned()).collect();
-    config
-}
-
-fn connect(a: &Replica, b: &Replica) -> [tokio::task::JoinHandle<()>; 2] {
-    let (left, right) = tokio::io::duplex(1 << 20);
-    [(a, left), (b, right)].map(|(replica, stream)| {
-        let folder = replica.folder.clone();
-        tokio::spawn(async move { drop(folder.sync(stream, None).await) })
-    })
-}
-
-async fn cut(link: [tokio::task::JoinHandle<()>; 2]) {
-    for end in link {
-        end.abort();
-        let _ = end.await;
-    }
+fn ignoring(lines: &[&str]) -> impl FnOnce(&mut Config) {
+    let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+    move |config| config.ignore = lines
 }
 
 #[tokio::test]
 async fn what_the_file_names_is_not_replicated_and_the_file_is() {
-    let (a, b) = (Replica::new(&[]).await, Replica::new(&[]).await);
-    let _link = connect(&a, &b);
+    let (a, b) = (Replica::new(ignoring(&[])).await, Replica::new(ignoring(&[])).await);
+    let _link = connect(&a.folder, &b.folder);
     a.write(".syncignore", "*.log\n/build/\n");
     a.write("x.log", "noise");
     a.write("build/out", "made");
@@ -101,8 +44,8 @@ async fn what_the_file_names_is_not_replicated_and_the_file_is() {
 
 #[tokio::test]
 async fn a_rule_that_comes_later_deletes_nothing_anywhere() {
-    let (a, b) = (Replica::new(&[]).await, Replica::new(&[]).await);
-    let _link = connect(&a, &b);
+    let (a, b) = (Replica::new(ignoring(&[])).await, Replica::new(ignoring(&[])).await);
+    let _link = connect(&a.folder, &b.folder);
     a.write("cache/x", "one");
     a.reaches(&b).await;
     a.write(".syncignore", "cache/\n");
@@ -123,8 +66,8 @@ async fn a_rule_that_comes_later_deletes_nothing_anywhere() {
 
 #[tokio::test]
 async fn a_version_of_an_ignored_path_is_acknowledged_and_fetched_when_the_rule_goes() {
-    let (a, b) = (Replica::new(&[]).await, Replica::new(&["*.tmp", "/mine"]).await);
-    let link = connect(&a, &b);
+    let (a, b) = (Replica::new(ignoring(&[])).await, Replica::new(ignoring(&["*.tmp", "/mine"])).await);
+    let link = connect(&a.folder, &b.folder);
     b.write("mine", "of b alone");
     a.write("x.tmp", "of a");
     a.write("mine", "of a");
@@ -135,8 +78,8 @@ async fn a_version_of_an_ignored_path_is_acknowledged_and_fetched_when_the_rule_
     assert_eq!(a.folder.digest().await.unwrap(), b.folder.digest().await.unwrap());
     cut(link).await;
 
-    let b = b.reopen(&[]).await;
-    let _link = connect(&a, &b);
+    let b = b.reopen(ignoring(&[])).await;
+    let _link = connect(&a.folder, &b.folder);
     b.reaches(&a).await;
     let token = a.folder.flush().await.unwrap();
     b.folder.reached(&token, LONG).await.unwrap();
@@ -151,8 +94,8 @@ async fn a_version_of_an_ignored_path_is_acknowledged_and_fetched_when_the_rule_
 
 #[tokio::test]
 async fn a_directory_that_a_peer_deletes_stays_with_what_is_ignored_in_it() {
-    let (a, b) = (Replica::new(&[]).await, Replica::new(&["*.o"]).await);
-    let _link = connect(&a, &b);
+    let (a, b) = (Replica::new(ignoring(&[])).await, Replica::new(ignoring(&["*.o"])).await);
+    let _link = connect(&a.folder, &b.folder);
     a.write("d/e/x.c", "text");
     a.reaches(&b).await;
     b.write("d/e/x.o", "object");
@@ -174,8 +117,8 @@ async fn a_directory_that_a_peer_deletes_stays_with_what_is_ignored_in_it() {
 
 #[tokio::test]
 async fn a_followers_ignored_files_are_its_own() {
-    let (a, b) = (Replica::new(&[]).await, Replica::new(&["/cache", "*.o"]).await);
-    let _link = connect(&a, &b);
+    let (a, b) = (Replica::new(ignoring(&[])).await, Replica::new(ignoring(&["/cache", "*.o"])).await);
+    let _link = connect(&a.folder, &b.folder);
     a.folder.hold(1).await.unwrap();
     a.write("x", "held");
     a.reaches(&b).await;
@@ -189,7 +132,7 @@ async fn a_followers_ignored_files_are_its_own() {
 
 #[tokio::test]
 async fn a_line_that_is_no_rule_is_a_problem_with_its_number() {
-    let a = Replica::new(&["[x"]).await;
+    let a = Replica::new(ignoring(&["[x"])).await;
     a.write(".syncignore", "ok\n[y\n");
     let report = a.folder.scan().await.unwrap();
     let said = &report.problems[0].what;
