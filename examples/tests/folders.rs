@@ -92,6 +92,46 @@ fn three_daemons_with_two_folders_each_go_on_after_a_kill() {
 }
 
 #[test]
+fn a_transfer_says_how_much_is_left_how_fast_it_goes_and_how_long_it_takes() {
+    let [a, b] = ["a", "b"].map(|name| Device::new(name, &["f"]));
+    a.configure(&[&b], &[("f", "")]);
+    b.configure(&[&a], &[("f", "")]);
+    // Bytes that compress to nothing less.
+    let mut state = 1_u64;
+    let film = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    });
+    a.write("f/film", film.take(6 << 20).collect::<Vec<_>>());
+    let (settings, limit) = (a.path("syncd.toml"), ["--send-limit", "1MiB/s"]);
+    let _da = Daemon::start(command("syncd", &[&["serve", "--config", &settings], &limit[..]].concat()));
+    let _db = b.serve();
+    let peer = until("a rate", || {
+        let peer = b.json("status", "f", &[])["peers"][0].clone();
+        (peer["seconds_left"].as_u64() > Some(0)).then_some(peer)
+    });
+    let number = |key: &str| peer[key].as_u64().unwrap();
+    assert!(number("left_files") == 1 && number("done_bytes") > 0, "{peer}");
+    assert_eq!(
+        number("seconds_left"),
+        number("left_bytes").div_ceil(number("done_bytes_per_second")),
+        "{peer}"
+    );
+    let mut events = command("syncd", &["events", &b.path("f"), "--after", "0"]);
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let told = |line: &Value| line["event"] == "progress" && line["seconds_left"].as_u64() > Some(0);
+    let line = lines.find(told).unwrap();
+    assert!(line["bytes_per_second"].as_u64() > Some(0) && line["left_bytes"].as_u64() > Some(0), "{line}");
+    events.kill().unwrap();
+    events.wait().unwrap();
+    a.wait("f");
+    let peer = b.json("status", "f", &[])["peers"][0].clone();
+    assert!(peer["left_bytes"] == 0 && peer["seconds_left"].is_null(), "{peer}");
+}
+
+#[test]
 fn a_history_is_listed_and_brought_back_and_deletions_wait_for_a_word() {
     let [a, b] = ["a", "b"].map(|name| Device::new(name, &["f"]));
     a.configure(&[&b], &[("f", "mass-deletion = 2")]);
