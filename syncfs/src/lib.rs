@@ -91,8 +91,9 @@
 //! ([`Folder::diff`]) and bring it back ([`Folder::restore_branch`]). If a *follower's* edit overwrote a version whose content exists nowhere else any more, that edit
 //! becomes the version.
 //!
-//! The versions of a large database cost a follower what they change: it keeps them as deltas, durably, and shows the newest one when
-//! it holds, when the holder lets go ([`Folder::follow`]), or when it is asked to ([`Folder::materialise`]).
+//! The versions of a large database cost a replica what they change: it keeps them as deltas, durably, and shows the newest one when
+//! it is asked to ([`Folder::materialise`]); a follower also when it holds, or the holder lets go ([`Folder::follow`]); and a replica
+//! in a folder without a lease soon after the last one came ([`engine::QUIET_MAX_MS`]).
 //!
 //! # Consistency
 //!

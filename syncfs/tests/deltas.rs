@@ -1,4 +1,4 @@
-//! Large databases on followers of a lease: a commit costs what it changed, and the newest one is shown when it is needed.
+//! Large databases: a commit costs a replica what it changed, and the newest one is shown when it is needed.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test touches the world")]
 
 mod database;
@@ -18,11 +18,7 @@ use syncfs::{Config, Event, FenceError, Folder, RelPath};
 async fn with_deltas() -> (Pair, Connection, u64) {
     let pair = Pair::new().await;
     pair.folders[0].hold(1).await.unwrap();
-    let mut connection = prepare(&pair.path(0, "app.db"), "WAL");
-    let bulk = "CREATE TABLE big (bulk BLOB);
-                WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 1500)
-                INSERT INTO big SELECT randomblob(3000) FROM t";
-    connection.execute_batch(bulk).unwrap();
+    let mut connection = large(&pair, 1500);
     arrives(&pair.folders[0], &pair.folders[1]).await;
     let before = fs::read(pair.path(1, "app.db")).unwrap();
     let mut n = 0;
@@ -35,6 +31,18 @@ async fn with_deltas() -> (Pair, Connection, u64) {
     assert!(shown == before, "what is visible is not written with every commit");
     assert_eq!(logs(pair.dirs[1].path()).len(), 1);
     (pair, connection, n)
+}
+
+/// A database on the first of two, with so many pages of bulk.
+fn large(pair: &Pair, pages: u64) -> Connection {
+    let connection = prepare(&pair.path(0, "app.db"), "WAL");
+    let bulk = format!(
+        "CREATE TABLE big (bulk BLOB);
+         WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < {pages})
+         INSERT INTO big SELECT randomblob(3000) FROM t"
+    );
+    connection.execute_batch(&bulk).unwrap();
+    connection
 }
 
 async fn arrives(writer: &Folder, reader: &Folder) {
@@ -202,4 +210,51 @@ async fn an_edit_of_what_is_visible_is_kept_and_the_last_commit_comes_back() {
     assert_eq!(fs::read_to_string(kept).unwrap(), "an edit");
     until("it comes back", || fs::read(&shown).unwrap().starts_with(b"SQLite format 3")).await;
     assert_eq!(inspect(&shown), n);
+}
+
+#[tokio::test]
+async fn without_a_lease_the_last_commit_is_shown_by_itself() {
+    let pair = Pair::new().await;
+    let mut connection = large(&pair, 1500);
+    arrives(&pair.folders[0], &pair.folders[1]).await;
+    let mut events = pair.folders[1].subscribe();
+    for n in 1..=5 {
+        commit(&mut connection, n).unwrap();
+        arrives(&pair.folders[0], &pair.folders[1]).await;
+        assert!(inspect(&pair.path(1, "app.db")) <= n, "a commit before");
+    }
+    until("the last one is shown", || inspect(&pair.path(1, "app.db")) == 5).await;
+    all_is_shown(&pair.folders[1]).await;
+    assert!(logs(pair.dirs[1].path()).is_empty());
+    // It did not come as a whole file.
+    while !matches!(tokio::time::timeout(LONG, events.recv()).await, Ok(Ok(Event::Materialised(_)))) {}
+}
+
+#[tokio::test]
+async fn whoever_writes_to_an_older_state_without_a_lease_finds_both_kept() {
+    let pair = Pair::new().await;
+    // It is rewritten every ten seconds at most.
+    let mut connection = large(&pair, 12_000);
+    arrives(&pair.folders[0], &pair.folders[1]).await;
+    let shown = pair.path(1, "app.db");
+    commit(&mut connection, 1).unwrap();
+    arrives(&pair.folders[0], &pair.folders[1]).await;
+    until("the first one is shown", || inspect(&shown) == 1).await;
+    commit(&mut connection, 2).unwrap();
+    arrives(&pair.folders[0], &pair.folders[1]).await;
+    assert_eq!(inspect(&shown), 1);
+    let local = Connection::open(&shown).unwrap();
+    local.execute_batch("CREATE TABLE mine (n); INSERT INTO mine VALUES (7)").unwrap();
+    drop(local);
+    until("the conflict is found", || pair.folders[1].status().conflicts == 1).await;
+    pair.settle().await;
+    pair.folders[1].materialise(None).await.unwrap();
+    assert_eq!(inspect(&shown), 2);
+    for (side, folder) in pair.folders.iter().enumerate() {
+        let conflict = folder.conflicts().await.unwrap().remove(0);
+        let kept = pair.path(side, &conflict.kept_as.to_string());
+        assert_eq!(inspect(&kept), 1);
+        let mine = Connection::open(kept).unwrap().query_row("SELECT n FROM mine", [], |row| row.get(0));
+        assert_eq!(mine, Ok(7));
+    }
 }

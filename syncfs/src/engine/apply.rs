@@ -246,8 +246,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     Ok(Outcome::Done)
                 }
                 _ if in_log => Ok(Outcome::Again),
-                (_, Some(entry)) if entry.behind.is_some() && self.disk.keeps_history() => {
-                    self.current_first(&path)
+                // What nobody has any more is in no history either.
+                (_, Some(entry))
+                    if entry.behind.is_some() && self.disk.keeps_history() && self.want_current(&path)? =>
+                {
+                    Ok(Outcome::Again)
                 }
                 (_, entry) => {
                     let entry = self.keep_found(entry, &record)?;
@@ -416,7 +419,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// A directory stays because it holds what the peer's version did not know of.
-    fn reassert(&mut self, entry: Option<Entry>, theirs: Record) -> Result<Outcome, StoreError> {
+    pub(super) fn reassert(&mut self, entry: Option<Entry>, theirs: Record) -> Result<Outcome, StoreError> {
         let path = theirs.path.clone();
         let Some(stat) = self.stat(&path)? else { return Ok(Outcome::Again) };
         let ours = entry.map(|entry| entry.record);

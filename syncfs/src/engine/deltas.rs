@@ -1,17 +1,17 @@
-//! On a follower of a leased folder a new version of a large database costs what it changed: it is kept as a delta, in a log
-//! beside the older version that is visible, and that is durable and acknowledged like any other. The entry is then
-//! *behind*. The visible file becomes the current version (it is *materialised*: put together in a stage, checked, renamed
-//! into place; then the log goes)
+//! A new version of a large database costs what it changed: it is kept as a delta, in a log beside the older version that is
+//! visible, and that is durable and acknowledged like any other. The entry is then *behind*. The visible file becomes the
+//! current version (it is *materialised*: put together in a stage, checked, renamed into place; then the log goes)
 //!
 //! * before [`Engine::hold`] returns, and whenever [`Engine::materialise`] is called;
 //! * when the holder has let go of the lease, as it says itself or a replica that heard of it;
 //! * when the log is two thirds as long as the file: the copy then costs one and a half times the pages that changed, so that all
 //!   that is written is two and a half times those;
-//! * when the replica does not follow any more, or the database becomes part of a group that is cut together.
+//! * in a folder without a lease, where programs may open it at any time, within [`QUIET_MAX_MS`] after it was last written, and
+//!   every now and then while it is written ([`COPIES_BYTES_PER_S`]);
+//! * when the replica takes the lease's number but does not follow, or the database becomes part of a group that is cut together.
 //!
-//! Anywhere else every version is visible at once: where programs may open a database at any time, they find the newest one. So
-//! does a small database, whose copy is not worth a log, one that is open for writing here or has several names, and one in a
-//! group, which becomes visible as a whole.
+//! Other versions are visible at once: those of a small database, whose copy is not worth a log, of one that is open for writing
+//! here or has several names, and of one in a group, which becomes visible as a whole.
 //!
 //! What the index says of such an entry is its current version; `seen` is the fingerprint of the visible file. An edit of that
 //! has seen only what is visible. It is kept beside, or set aside on a follower, and the current version is brought; so it is
@@ -36,6 +36,11 @@ use super::{Engine, OWN, SessionId};
 
 /// Databases up to this size, in bytes, have no deltas.
 pub const DELTA_BYTES_MIN: u64 = 1 << 20;
+/// How fast a database is rewritten, in bytes a second, while it is written all the time in a folder without a lease: one of 1 GiB
+/// every 256 s.
+pub const COPIES_BYTES_PER_S: u64 = 4 << 20;
+/// How long one that is not written any more is left behind there at most, in milliseconds, unless it was rewritten lately.
+pub const QUIET_MAX_MS: u64 = 2000;
 
 /// The databases whose visible file is behind.
 #[derive(Debug)]
@@ -44,8 +49,11 @@ pub(super) struct Deltas {
     /// Logs that are not needed once the index says so.
     over: Vec<RelPath>,
     bytes_min: u64,
+    copies_bytes_per_s: u64,
     /// Of the latest takeover, as peers say.
     tenure: Tenure,
+    /// Until when one that was materialised is not rewritten again where there is no lease, in milliseconds.
+    rests_ms: BTreeMap<RelPath, u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +62,26 @@ struct Waiting {
     mark: u64,
     /// It is to be materialised now.
     wanted: bool,
+    /// Since when it is behind, and of when its current version is, in milliseconds.
+    since_ms: u64,
+    last_ms: u64,
+}
+
+/// How long a database is left behind in a folder without a lease: the larger it is, the longer, as each time it is
+/// rewritten.
+struct Pause {
+    /// Without a new version: some of the time that a copy stands for, so that a database of a few MiB is shown as soon as others
+    /// would be.
+    quiet_ms: u64,
+    /// At most, while there are always new ones; and at least, from one copy to the next.
+    copies_ms: u64,
+}
+
+impl Deltas {
+    fn pause(&self, size: u64) -> Pause {
+        let copies_ms = size.saturating_mul(1000) / self.copies_bytes_per_s;
+        Pause { quiet_ms: (copies_ms / 16).min(QUIET_MAX_MS), copies_ms }
+    }
 }
 
 impl Default for Deltas {
@@ -62,7 +90,9 @@ impl Default for Deltas {
             behind: BTreeMap::new(),
             over: Vec::new(),
             bytes_min: DELTA_BYTES_MIN,
+            copies_bytes_per_s: COPIES_BYTES_PER_S,
             tenure: Tenure::default(),
+            rests_ms: BTreeMap::new(),
         }
     }
 }
@@ -75,9 +105,11 @@ impl Deltas {
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
-    /// Sets from which size on, in bytes, databases have deltas. [`DELTA_BYTES_MIN`] by default.
-    pub fn keep_deltas_from(&mut self, bytes_min: u64) {
+    /// Sets from which size on, in bytes, databases have deltas ([`DELTA_BYTES_MIN`] by default), and how fast they are rewritten
+    /// without a lease ([`COPIES_BYTES_PER_S`]).
+    pub fn keep_deltas_from(&mut self, bytes_min: u64, copies_bytes_per_s: u64) {
         self.deltas.bytes_min = bytes_min;
+        self.deltas.copies_bytes_per_s = copies_bytes_per_s;
     }
 
     /// The databases whose visible file is behind.
@@ -144,8 +176,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let path = &entry.record.path;
         match &entry.behind {
             Some(behind) => {
-                let wanted = self.deltas.behind.get(path).is_some_and(|waiting| waiting.wanted);
-                let waiting = Waiting { size: entry.record.kind.size(), mark: behind.mark, wanted };
+                let before = self.deltas.behind.get(path);
+                let is_new = before.is_none_or(|before| before.mark != behind.mark);
+                let waiting = Waiting {
+                    size: entry.record.kind.size(),
+                    mark: behind.mark,
+                    wanted: before.is_some_and(|before| before.wanted),
+                    since_ms: before.map_or(self.now_ms, |before| before.since_ms),
+                    last_ms: before.filter(|_| !is_new).map_or(self.now_ms, |before| before.last_ms),
+                };
                 self.deltas.behind.insert(path.clone(), waiting);
             }
             None => self.note_gone(path),
@@ -154,8 +193,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// The path is not behind any more, whatever became of it.
     pub(super) fn note_gone(&mut self, path: &RelPath) {
-        if !self.deltas.behind.is_empty() && self.deltas.behind.remove(path).is_some() {
+        if !self.deltas.behind.is_empty()
+            && let Some(waiting) = self.deltas.behind.remove(path)
+        {
+            let now_ms = self.now_ms;
             self.deltas.over.push(path.clone());
+            self.deltas.rests_ms.retain(|_, rests_ms| *rests_ms > now_ms);
+            self.deltas.rests_ms.insert(path.clone(), now_ms + self.deltas.pause(waiting.size).copies_ms);
             // What was written to the log goes with it.
             self.pending.update_path(path, |_, pending| {
                 if pending.delta.is_some() {
@@ -355,24 +399,46 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Whether new versions of a path may be invisible for a while.
     fn keeps_deltas(&self, path: &RelPath) -> bool {
-        let follows = self.meta.fences.epoch() > 0 && self.meta.role == Role::Follower;
-        follows && !self.deltas.tenure.released && self.group_of(path).is_none()
+        let follows = self.meta.role == Role::Follower && !self.deltas.tenure.released;
+        (self.is_unleased() || follows) && self.group_of(path).is_none()
+    }
+
+    fn is_unleased(&self) -> bool {
+        self.meta.fences.epoch() == 0
     }
 
     /// Begins with those that are due.
     pub(super) fn materialise_due(&mut self) -> Result<(), StoreError> {
-        for path in self.due().cloned().collect::<Vec<_>>() {
-            self.want_current(&path)?;
+        let (now_ms, behind) = (self.now_ms, &self.deltas.behind);
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let due: Vec<_> =
+            behind.iter().filter(|it| self.due_ms(it) <= now_ms).map(|it| it.0.clone()).collect();
+        for path in due {
+            if !self.pending.has_path(&path) {
+                self.want_current(&path)?;
+            }
         }
         Ok(())
     }
 
-    fn due(&self) -> impl Iterator<Item = &RelPath> {
-        let is_due = |(path, waiting): &(&RelPath, &Waiting)| {
-            waiting.wanted || waiting.mark / 2 >= waiting.size / 3 || !self.keeps_deltas(path)
-        };
-        let due = self.deltas.behind.iter().filter(is_due).map(|(path, _)| path);
-        due.filter(|path| !self.pending.has_path(path))
+    /// When one of those becomes due that are not yet.
+    pub(super) fn materialise_at(&self) -> Option<u64> {
+        let due_ms = self.deltas.behind.iter().map(|it| self.due_ms(&it));
+        due_ms.filter(|due_ms| (self.now_ms + 1..u64::MAX).contains(due_ms)).min()
+    }
+
+    fn due_ms(&self, (path, waiting): &(&RelPath, &Waiting)) -> u64 {
+        if waiting.wanted || waiting.mark / 2 >= waiting.size / 3 || !self.keeps_deltas(path) {
+            return 0;
+        }
+        if !self.is_unleased() {
+            return u64::MAX;
+        }
+        let Pause { quiet_ms, copies_ms } = self.deltas.pause(waiting.size);
+        let due_ms = (waiting.last_ms + quiet_ms).min(waiting.since_ms + copies_ms);
+        due_ms.max(self.deltas.rests_ms.get(*path).copied().unwrap_or(0))
     }
 }
 

@@ -147,8 +147,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(Observed::Same)
     }
 
-    /// A version was noted while the path was ignored, and something else stands there, which has not seen it: that is
-    /// kept beside, and the version is brought.
+    /// A version was noted while the path was ignored, or is not visible yet, and something else stands there, which has not seen
+    /// it: that is kept beside, and the version is brought. What is in a directory is looked at by itself.
     pub(super) fn part(
         &mut self,
         path: &RelPath,
@@ -156,6 +156,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
         kind: Kind,
         stat: &Stat,
     ) -> Result<Observed, StoreError> {
+        if stat.kind == FileKind::Dir {
+            self.restore(noted.record, Some(*stat));
+            return Ok(Observed::Changed);
+        }
         let here = self.own_version(None, path, kind);
         let copy = conflict_path(&here);
         match self.disk.keep(path, &Keep::Beside(copy.clone())) {

@@ -323,7 +323,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
                 Ok(Observed::Same)
             }
-            Some(entry) if self.is_noted(&entry, &stat) && !self.is_undoing() => {
+            Some(entry) if (entry.behind.is_some() || self.is_noted(&entry, &stat)) && !self.is_undoing() => {
                 self.part(path, entry, kind, &stat)
             }
             entry if self.must_undo(entry.as_ref())? => {

@@ -62,7 +62,7 @@ use exchange::Session;
 use moves::Made;
 use pending::Table;
 
-pub use deltas::DELTA_BYTES_MIN;
+pub use deltas::{COPIES_BYTES_PER_S, DELTA_BYTES_MIN, QUIET_MAX_MS};
 pub use directing::DIFFERING_MAX;
 pub use edits::EDITS_KEPT_MAX;
 pub use exchange::{
@@ -248,7 +248,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub fn deadline(&self) -> Option<u64> {
         let sessions =
             self.sessions.values().filter(|session| session.ended.is_none()).map(Session::deadline);
-        sessions.chain(self.try_again_at()).chain(self.pace.deadline()).chain(self.room.deadline()).min()
+        sessions
+            .chain(self.try_again_at())
+            .chain(self.pace.deadline())
+            .chain(self.room.deadline())
+            .chain(self.materialise_at())
+            .min()
     }
 
     /// Why a session must be closed, if it must. Send what [`Engine::poll`] still gives (a farewell), then close it.

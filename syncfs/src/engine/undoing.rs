@@ -1,7 +1,7 @@
 //! What a replica that follows does with a local edit: it is set aside, and what was replicated is put back. The edit stays
 //! visible until its replacement is complete.
 
-use crate::disk::{Disk, FileKind, Stat};
+use crate::disk::{Disk, DiskError, FileKind, Stat};
 use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::path::RelPath;
@@ -129,7 +129,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Kind::Dir { attributes } => self.place_dir(&key.0, attributes, expect.as_ref())?,
             Kind::File { .. } | Kind::Symlink { .. } => match self.link(&record, expect.as_ref())? {
                 Some(seen) => seen,
-                None => self.place_file(&key.0, expect.as_ref())?,
+                None => match self.place_file(&key.0, expect.as_ref()) {
+                    // It holds what the version did not know of.
+                    Err(StoreError::Disk(DiskError::NotEmpty)) if behind && !self.is_undoing() => {
+                        return self.reassert(None, record);
+                    }
+                    placed => placed?,
+                },
             },
         };
         if damaged {

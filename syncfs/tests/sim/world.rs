@@ -366,7 +366,7 @@ impl World {
         match Engine::new(slot.disk.clone(), index.clone()) {
             Ok(mut engine) => {
                 engine.guard_deletions(Some(self.guard));
-                engine.keep_deltas_from(20_000);
+                engine.keep_deltas_from(20_000, 4_000);
                 slot.engine = Some(engine);
             }
             Err(error) => {
