@@ -49,8 +49,14 @@ pub fn reconcile(ours: Option<&Record>, theirs: &Record) -> Decision {
         Causality::Concurrent => {
             let version = ours.version.merged(&theirs.version);
             let theirs_wins = theirs.rank(ours).is_gt();
-            if ours.kind == theirs.kind {
-                return Decision::Merge { theirs: theirs_wins, version };
+            // A record tells who wrote it, under which counter: with what both have seen, that must still be this write.
+            let stands = |record: &Record| version.counter(&record.by) == record.counter();
+            match (stands(ours), stands(theirs)) {
+                _ if ours.kind != theirs.kind => {}
+                (true, true) => return Decision::Merge { theirs: theirs_wins, version },
+                (true, false) => return Decision::Merge { theirs: false, version },
+                (false, true) => return Decision::Merge { theirs: true, version },
+                (false, false) => {}
             }
             let loser = if theirs_wins { ours } else { theirs };
             let worth_keeping =

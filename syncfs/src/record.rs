@@ -368,8 +368,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// The counter under which [`Record::by`] wrote it. Merging the vectors of two equal contents does not change it: a
-    /// device's writes of one path have seen each other, so no concurrent version can know a later one.
+    /// The counter under which [`Record::by`] wrote it. Where the vectors of two equal contents are merged, the record that does not
+    /// change by that stands for both.
     #[must_use]
     pub fn counter(&self) -> u64 {
         self.version.counter(&self.by)

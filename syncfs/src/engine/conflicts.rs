@@ -38,6 +38,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         last: bool,
     ) -> Result<Outcome, StoreError> {
         let path = theirs.path.clone();
+        if theirs_wins && copy.is_some() && ours.seen.is_none() {
+            return Ok(Outcome::Stuck("waits for the version that a peer's is to be kept beside".to_owned()));
+        }
         let loser = if theirs_wins { ours.record.clone() } else { theirs.clone() };
         if let Some(copy) = &copy {
             if self.observe_now(copy)? == Observed::Unclear {

@@ -85,10 +85,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    /// Whether the life before had a live version for this path: if nothing stands there, what stood was giving way to one of
-    /// another kind, and nobody has deleted it.
-    pub(super) fn gave_way(&self, path: &RelPath) -> bool {
-        self.plans.left.get(path).is_some_and(|record| record.kind.is_live())
+    /// Whether the life before had planned a directory in the place of this version, or another version in the place of this
+    /// directory: if nothing stands there, it was giving way, and nobody has deleted it.
+    pub(super) fn gave_way(&self, record: &Record) -> bool {
+        let planned = self.plans.left.get(&record.path).filter(|planned| planned.kind.is_live());
+        planned.is_some_and(|planned| planned.kind.is_dir() != record.kind.is_dir())
     }
 
     /// Takes up the version that stands there because the life before put it there, if it did.

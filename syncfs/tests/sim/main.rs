@@ -34,6 +34,10 @@ const HAPPENS: [&str; 4] =
 /// Seeds of the plain run, besides a fresh one.
 const SEEDS: u64 = 200;
 
+/// Seeds of the run with databases that once found something: a merged version under another's counter; a deletion that was taken
+/// for something that gave way.
+const FOUND: [u64; 2] = [11_280, 11_380];
+
 fn run(seed: u64) -> (ContentHash, World) {
     run_in(World::new(seed))
 }
@@ -133,7 +137,10 @@ fn the_invariants_hold_in_every_seed() {
 
 #[test]
 fn databases_kept_as_deltas_lose_nothing() {
-    let seeds = seeds(100);
+    let mut seeds = seeds(100);
+    if number("SEED").is_none() {
+        seeds.extend(FOUND);
+    }
     let counts = explore("databases", &seeds, |seed| {
         let (faults, leases) = (seed % 3 > 0, seed % 4 > 0);
         let climate = Climate { replicas: 3, faults, leases, moves: false, databases: true };
