@@ -66,10 +66,11 @@ pub(crate) struct Race {
 /// The name of a case, the tools that take part, and how it is run.
 type Case = (&'static str, &'static [Tool], fn(&Race, Tool, &Ground) -> Figures);
 
-pub(crate) const CASES: [Case; 7] = [
+pub(crate) const CASES: [Case; 8] = [
     ("small", &Tool::ALL, Race::small),
     ("large", &Tool::ALL, Race::large),
     ("database", &[Tool::Ours, Tool::Rsync], Race::database),
+    ("unleased", &[Tool::Ours], Race::unleased),
     ("edit", &[Tool::Ours, Tool::Syncthing], Race::edit),
     ("rename", &Tool::ALL, Race::rename),
     ("rescan", &Tool::ALL, Race::rescan),
@@ -85,7 +86,7 @@ impl Race {
     /// Makes room, where a round needs it. Small files stay to the end: ext4 does not use an inode again for a minute or more
     /// after its file was deleted, and passes over all of those for each new file, so a race would pay for the one before it.
     pub(crate) fn clear(case: &str, ground: &Ground) {
-        if matches!(case, "large" | "database" | "idle")
+        if matches!(case, "large" | "database" | "unleased" | "idle")
             && let Some(base) = ground.left.parent()
         {
             let _ = fs::remove_dir_all(base);
@@ -130,14 +131,23 @@ impl Race {
     }
 
     fn database(&self, tool: Tool, ground: &Ground) -> Figures {
-        let cost = database::run(tool, ground, self.sizes.large_bytes, self.sizes.database_seconds);
+        self.live_database("database", tool, true, ground)
+    }
+
+    /// The same in a folder without a lease.
+    fn unleased(&self, tool: Tool, ground: &Ground) -> Figures {
+        self.live_database("unleased", tool, false, ground)
+    }
+
+    fn live_database(&self, name: &str, tool: Tool, leased: bool, ground: &Ground) -> Figures {
+        let cost = database::run(tool, leased, ground, self.sizes.large_bytes, self.sizes.database_seconds);
         let over = |bytes: u64| bytes as f64 / cost.changed_bytes as f64;
-        let mut figures = vec![("database wire/changed".to_owned(), over(cost.wire_bytes))];
+        let mut figures = vec![(format!("{name} wire/changed"), over(cost.wire_bytes))];
         if cost.written_bytes > 0 {
-            figures.push(("database written/changed".to_owned(), over(cost.written_bytes)));
+            figures.push((format!("{name} written/changed"), over(cost.written_bytes)));
         }
         if let Some(passes) = cost.passes {
-            figures.push(("database copies".to_owned(), passes as f64));
+            figures.push((format!("{name} copies"), passes as f64));
         }
         figures
     }

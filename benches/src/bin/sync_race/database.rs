@@ -69,12 +69,12 @@ fn write(path: &Path, rows: u64, seconds: u64) -> u64 {
     commits
 }
 
-/// Lets `tool` replicate while a writer writes.
-pub(crate) fn run(tool: Tool, ground: &Ground, bytes: u64, seconds: u64) -> Cost {
+/// Lets `tool` replicate while a writer writes; ours `leased` or not.
+pub(crate) fn run(tool: Tool, leased: bool, ground: &Ground, bytes: u64, seconds: u64) -> Cost {
     let database = ground.left.join("app.db");
     let rows = prepare(&database, bytes);
     let mut replicas: Box<dyn Replicas> = match tool {
-        Tool::Ours => Box::new(Lease::start(ground)),
+        Tool::Ours => Box::new(Replication::start(ground, leased)),
         _ => Box::new(Loop::start(ground)),
     };
     machine::settle_disk();
@@ -112,29 +112,30 @@ trait Replicas {
     fn finish(&mut self) -> Option<u64>;
 }
 
-/// Ours: a holder and a follower.
-struct Lease {
-    _holder: Running,
-    follower: Running,
-    follower_id: String,
+/// Ours: two replicas, with a barrier between them.
+struct Replication {
+    _writer: Running,
+    receiver: Running,
+    receiver_id: String,
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
-impl Lease {
-    fn start(ground: &Ground) -> Lease {
-        let (mut holder, answers, at) = Self::replica(&ground.left, None);
-        let (follower, _, follower_id) = Self::replica(&ground.right, Some(&at));
-        let ask = holder.0.stdin.take().expect("piped");
-        let mut lease = Lease { _holder: holder, follower, follower_id, ask, answers };
-        lease.barrier();
-        lease
+impl Replication {
+    fn start(ground: &Ground, leased: bool) -> Self {
+        let (mut writer, answers, at) = Self::replica(&ground.left, None, leased);
+        let (receiver, _, receiver_id) = Self::replica(&ground.right, Some(&at), leased);
+        let ask = writer.0.stdin.take().expect("piped");
+        let mut replication = Self { _writer: writer, receiver, receiver_id, ask, answers };
+        replication.barrier();
+        replication
     }
 
     /// This program again as a replica; also what its first line says.
-    fn replica(dir: &Path, dial: Option<&str>) -> (Running, BufReader<ChildStdout>, String) {
+    fn replica(dir: &Path, dial: Option<&str>, leased: bool) -> (Running, BufReader<ChildStdout>, String) {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.arg("--replica").arg(dir).args(dial.map(|at| format!("--dial={at}")));
+        command.args(leased.then_some("--leased"));
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = piped.spawn().expect("it starts again");
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
@@ -145,16 +146,16 @@ impl Lease {
     }
 
     fn barrier(&mut self) {
-        writeln!(self.ask, "{}", self.follower_id).expect("the holder listens");
+        writeln!(self.ask, "{}", self.receiver_id).expect("the writer listens");
         let mut line = String::new();
-        self.answers.read_line(&mut line).expect("the holder answers");
+        self.answers.read_line(&mut line).expect("the writer answers");
         assert_eq!(line, "done\n");
     }
 }
 
-impl Replicas for Lease {
+impl Replicas for Replication {
     fn receivers(&self) -> Vec<u32> {
-        vec![self.follower.pid()]
+        vec![self.receiver.pid()]
     }
 
     fn finish(&mut self) -> Option<u64> {

@@ -22,7 +22,7 @@ struct Options {
     /// Where the folders are made; the filesystem that is measured
     #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
     dir: PathBuf,
-    /// Run only these cases: small, large, database, edit, rename, rescan, idle
+    /// Run only these cases: small, large, database, unleased, edit, rename, rescan, idle
     #[arg(long, value_delimiter = ',', value_name = "CASE,..")]
     case: Vec<String>,
     /// Run only these tools: ours, syncthing, rsync
@@ -40,17 +40,19 @@ struct Options {
     /// The daemon [default: beside this program]
     #[arg(long, value_name = "PATH")]
     syncd: Option<PathBuf>,
-    /// Be one replica of the case `database`
+    /// Be one replica of a live database
     #[arg(long, hide = true, value_name = "DIR")]
     replica: Option<PathBuf>,
     #[arg(long, hide = true)]
     dial: Option<String>,
+    #[arg(long, hide = true)]
+    leased: bool,
 }
 
 fn main() {
     let options = Options::parse();
     if let Some(dir) = &options.replica {
-        return replica::run(dir, options.dial.as_deref());
+        return replica::run(dir, options.dial.as_deref(), options.leased);
     }
     machine::install(&["syncthing", "rsync"]);
     if !machine::own_loopback() {

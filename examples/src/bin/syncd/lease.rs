@@ -47,6 +47,9 @@ pub async fn materialise(Materialise { dir, path, json }: Materialise) -> Result
     }
     match left {
         0 => Ok(()),
+        1 => Err(Failure::new(
+            "a database still shows an older version: a part of the newest has to come from a peer first (`syncd status`)",
+        )),
         left => Err(Failure::new(format!(
             "{left} databases still show an older version: a part of the newest has to come from a peer first (`syncd status`)"
         ))),
