@@ -87,9 +87,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Whether the life before had planned a directory in the place of this version, or another version in the place of this
     /// directory: if nothing stands there, it was giving way, and nobody has deleted it.
-    pub(super) fn gave_way(&self, record: &Record) -> bool {
+    pub(super) fn gave_way(&mut self, record: &Record) -> Result<bool, StoreError> {
         let planned = self.plans.left.get(&record.path).filter(|planned| planned.kind.is_live());
-        planned.is_some_and(|planned| planned.kind.is_dir() != record.kind.is_dir())
+        let Some(planned) = planned.filter(|planned| planned.kind.is_dir() != record.kind.is_dir()) else {
+            return Ok(false);
+        };
+        Ok(match reconcile(Some(record), planned) {
+            Decision::Take => true,
+            // What loses is kept beside, durably, before it gives way.
+            Decision::Conflict { theirs_wins: true, copy: Some(copy), .. } => self.stat(&copy)?.is_some(),
+            Decision::Conflict { theirs_wins, .. } => theirs_wins,
+            Decision::Keep | Decision::Merge { .. } => false,
+        })
     }
 
     /// Takes up the version that stands there because the life before put it there, if it did.
