@@ -11,6 +11,7 @@ mod groups;
 mod index;
 mod invariants;
 mod ledger;
+mod power;
 mod rng;
 mod stories;
 mod users;

@@ -742,7 +742,7 @@ impl World {
     }
 
     /// Everything that can be said and done once. Whether there was anything.
-    fn pump(&mut self) -> bool {
+    pub(crate) fn pump(&mut self) -> bool {
         let mut any = false;
         for link in 0..self.links.len() {
             for side in 0..2 {
