@@ -93,6 +93,7 @@ async fn a_database_with_long_runs_of_zeros_that_grows_and_shrinks_stays_one() {
     ] {
         writer.execute_batch(act).unwrap();
         pair.settle().await;
+        pair.folders[1].materialise(None).await.unwrap();
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
         let reader = Connection::open_with_flags(pair.path(1, "a.db"), flags).unwrap();
         let check: String = reader.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
