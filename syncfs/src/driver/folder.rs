@@ -1,40 +1,33 @@
 //! [`Folder`]: the handle that programs hold.
 
+mod sync;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::aftermath::Aftermath;
 use super::pause;
 use super::state::{State, state_dir};
-use super::stream;
-use super::worker::{Command, Outgoing, Outlet, Worker};
+use super::worker::{Command, Outlet, Worker};
 use crate::config::{Config, Direction};
 use crate::cutting::{Consistency, check_rules};
 use crate::device::{DeviceId, IndexId};
 use crate::digest::Digest;
-use crate::engine::SessionId;
 use crate::error::{
-    FenceError, FlushError, Lag, OpenError, QueryError, RestoreError, ScanError, StoreError, SyncError,
-    WaitError,
+    FenceError, FlushError, Lag, OpenError, QueryError, RestoreError, ScanError, StoreError, WaitError,
 };
 use crate::history::{At, Version};
 use crate::path::RelPath;
-use crate::status::{Conflict, Event, Role, ScanReport, Status, Summary};
+use crate::status::{Conflict, Event, Role, ScanReport, Status};
 use crate::token::Token;
-use crate::wire::{BYE_BYTES_MAX, Message};
 
 /// Commands that may wait for the folder's thread; among them messages of peers, each at most a frame.
 const COMMANDS_MAX: usize = 4;
-/// Messages that may wait for a stream.
-const OUTGOING_MAX: usize = 4;
-/// How often it is looked whether bytes arrive.
-const HEAR_EVERY: Duration = Duration::from_secs(5);
 /// Events that a slow subscriber may lag behind.
 const SUBSCRIBER_LAG_MAX: usize = 1024;
 
@@ -130,95 +123,6 @@ impl Folder {
     #[must_use]
     pub fn device(&self) -> DeviceId {
         self.shared.device
-    }
-
-    /// Replicates with the peer at the other end of `stream`, in both directions, until the stream ends, the peer breaks
-    /// the protocol, or the folder closes. Both ends make the same call. Changes flow while it runs.
-    ///
-    /// The stream must be *authenticated and private by the caller* (mesh, TLS): whoever speaks on it may read and write
-    /// the folder. `expect` refuses any other device by mistake; it is no authentication.
-    ///
-    /// Dropping the future ends the session; what was acknowledged stays, and a transfer resumes in the next one.
-    ///
-    /// # Errors
-    /// What ended the session, other than the end of the stream.
-    pub async fn sync<S>(&self, stream: S, expect: Option<DeviceId>) -> Result<Summary, SyncError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let session = SessionId(self.shared.next_session.fetch_add(1, Ordering::Relaxed));
-        let (outgoing, mut inbox) = mpsc::channel(OUTGOING_MAX);
-        self.command(Command::Open(session, expect, outgoing)).await.ok_or(SyncError::Closed)?;
-        let nudge = Nudge(self.shared.commands.clone());
-        let (mut reader, writer) = tokio::io::split(stream);
-        let mut writer = stream::Sender::new(writer);
-        let (received, sent, arrived) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let reading = async {
-            while let Some((message, bytes)) = stream::receive(&mut reader, &arrived).await? {
-                received.fetch_add(bytes, Ordering::Relaxed);
-                self.command(Command::Received(session, message)).await.ok_or(SyncError::Closed)?;
-            }
-            Ok(())
-        };
-        let writing = async {
-            while let Some(next) = inbox.recv().await {
-                match next {
-                    Outgoing::Message(message) => {
-                        sent.fetch_add(writer.send(&message).await?, Ordering::Relaxed);
-                        if inbox.is_empty() {
-                            writer.flush().await?;
-                        }
-                        self.command(Command::Nudge).await.ok_or(SyncError::Closed)?;
-                    }
-                    Outgoing::End(violation) => {
-                        writer.shutdown().await?;
-                        return Err(SyncError::Protocol(violation));
-                    }
-                }
-            }
-            // The folder let go of the stream. If it is paused the peer is told, and comes again.
-            let error = self.let_go();
-            if let SyncError::Store(why) = &error {
-                let mut reason = why.to_string();
-                reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
-                writer.send(&Message::Bye(reason)).await?;
-                writer.shutdown().await?;
-            }
-            Err(error)
-        };
-        let result: Result<(), SyncError> = tokio::select! {
-            result = reading => result,
-            result = writing => result,
-            result = self.hear(session, &arrived) => result,
-        };
-        result?;
-        drop(nudge);
-        let (reply, summary) = oneshot::channel();
-        self.command(Command::Closed(session, reply)).await.ok_or(SyncError::Closed)?;
-        let (mut summary, violation) = summary.await.map_err(|_| SyncError::Closed)?;
-        // The stream ended; perhaps because this side had something to object to.
-        let ended = std::iter::from_fn(|| inbox.try_recv().ok()).find_map(|next| match next {
-            Outgoing::End(violation) => Some(violation),
-            Outgoing::Message(_) => None,
-        });
-        if let Some(violation) = ended.or(violation) {
-            return Err(violation.into());
-        }
-        summary.received_bytes = received.into_inner();
-        summary.sent_bytes = sent.into_inner();
-        Ok(summary)
-    }
-
-    /// While a long message arrives slowly its sender is alive, for ever.
-    async fn hear(&self, session: SessionId, arrived: &AtomicU64) -> Result<(), SyncError> {
-        let mut before = 0;
-        loop {
-            tokio::time::sleep(HEAR_EVERY).await;
-            let now = arrived.load(Ordering::Relaxed);
-            if std::mem::replace(&mut before, now) != now {
-                self.command(Command::Heard(session)).await.ok_or(SyncError::Closed)?;
-            }
-        }
     }
 
     /// Looks at the whole directory now.
@@ -420,14 +324,6 @@ impl Folder {
         while stopped.changed().await.is_ok() {}
     }
 
-    /// Why the folder's thread does nothing for a stream.
-    fn let_go(&self) -> SyncError {
-        match &self.shared.status.borrow().pause {
-            Some(pause) if !pause.only_receiving => StoreError::Paused(pause.why.clone()).into(),
-            _ => SyncError::Closed,
-        }
-    }
-
     async fn command(&self, command: Command) -> Option<()> {
         self.shared.commands.send(command).await.ok()
     }
@@ -437,15 +333,6 @@ impl Folder {
         let (reply, answer) = oneshot::channel();
         self.command(command(reply)).await?;
         answer.await.ok()
-    }
-}
-
-/// Wakes the folder's thread when a session's future is dropped, so that it sees the end of the stream.
-struct Nudge(mpsc::Sender<Command>);
-
-impl Drop for Nudge {
-    fn drop(&mut self) {
-        let _ = self.0.try_send(Command::Nudge);
     }
 }
 
