@@ -34,6 +34,13 @@ pub fn next_life(counter: u64) -> u64 {
     (counter / LIFE_COUNTERS + 1).saturating_mul(LIFE_COUNTERS)
 }
 
+/// Where the counters of a new replica begin, from chance: anywhere in any of a million lives. One that is made anew under an old key
+/// thus repeats nothing, and is a writer of its own.
+#[must_use]
+pub fn first_life(chance: u64) -> u64 {
+    (chance >> 44) * LIFE_COUNTERS + (chance & 0xffff_ffff)
+}
+
 /// The highest counter seen of every device, in each of its lives. Counters only grow; but whoever has seen what a device wrote
 /// since it forgot something (its index was lost, or it was restored from a backup) need not have seen what it wrote before,
 /// so each life is a writer of its own.
@@ -54,11 +61,15 @@ pub enum Causality {
 }
 
 impl VersionVector {
+    /// The highest counter of `device` in each of its lives that was seen.
+    pub fn counters(&self, device: &DeviceId) -> impl DoubleEndedIterator<Item = u64> {
+        self.0.range((*device, 0)..=(*device, u64::MAX)).map(|(_, counter)| *counter)
+    }
+
     /// The highest counter of `device`, in the last of its lives that was seen; 0 if nothing of it was.
     #[must_use]
     pub fn counter(&self, device: &DeviceId) -> u64 {
-        let mut lives = self.0.range((*device, 0)..=(*device, u64::MAX));
-        lives.next_back().map_or(0, |(_, counter)| *counter)
+        self.counters(device).next_back().unwrap_or(0)
     }
 
     /// Whether the write of `device` under this counter was seen.

@@ -8,7 +8,7 @@ use syncfs::disk::{FileKind, MemoryDisk};
 use syncfs::engine::{EVENTS_MAX, Engine, Input, PENDING_MAX, SessionId};
 use syncfs::fence::Tenure;
 use syncfs::index::{Index, MemoryIndex, Meta};
-use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector};
+use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector, next_life};
 use syncfs::wire::{Message, Numbered, RECORDS_MAX, VERSION};
 use syncfs::{Blob, ContentHash, RelPath};
 
@@ -102,6 +102,36 @@ fn what_goes_away_before_a_peer_has_told_everything_was_not_deleted() {
     meet_for_good(&mut backup, &mut b);
     for path in ["old", "of b", "forgotten"] {
         assert!(backup.has(path) && b.has(path), "{path} is gone");
+    }
+}
+
+/// A replica's key came back without its index, and the counters of its new life begin, by chance, behind those of the old one. Whoever
+/// has seen those of the new one must not pass for one who has seen the old ones.
+#[test]
+fn a_replica_made_anew_under_its_old_key_does_not_claim_what_it_never_saw() {
+    for base in [next_life(0), next_life(next_life(0)) + 5] {
+        let (mut a, mut b, mut c) = (Replica::new(1), Replica::new(2), Replica::new(3));
+        (0..4).for_each(|number| a.write(&format!("old {number}")));
+        meet_for_good(&mut a, &mut b);
+        let meta = Meta { index: IndexId(9), sequence: base, base, ..Replica::new(1).engine.meta().clone() };
+        let mut anew = Replica::of(MemoryDisk::default(), MemoryIndex::new(meta));
+        anew.write("new");
+        // As from a backup, but deleted since: it is not to come back.
+        anew.write("old 1");
+        assert!(b.disk.user_remove(&rel("old 1")));
+        b.engine.scan().unwrap();
+        // It is told, and rejoins, before it has told that of which it cannot know that it was deleted.
+        meet(&mut b, &mut anew, |_, _| false);
+        meet_for_good(&mut b, &mut anew);
+        meet_for_good(&mut anew, &mut c);
+        meet_for_good(&mut c, &mut b);
+        for path in ["old 0", "old 3", "new"] {
+            assert!([&anew, &b, &c].iter().all(|replica| replica.has(path)), "{base}: {path} is gone");
+        }
+        assert!(
+            ![&anew, &b, &c].iter().any(|replica| replica.has("old 1")),
+            "{base}: a deleted file is back"
+        );
     }
 }
 

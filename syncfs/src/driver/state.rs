@@ -19,16 +19,13 @@ use crate::error::{OpenError, StoreError};
 use crate::hash::ContentHash;
 use crate::index::{Index, IndexError, Meta};
 use crate::path::RelPath;
-use crate::record::next_life;
+use crate::record::{first_life, next_life};
 use crate::status::Role;
 
 /// First line of the marker; the second is the device.
 const MARKER: &str = "syncfs 1";
 /// What the state directory holds besides files.
 const DIRS: [&str; 5] = ["staging", "cuts", "deltas", "aside", "history"];
-
-/// Where the sequences of a new replica begin: anywhere here.
-const FIRST_SEQUENCES: std::ops::Range<u64> = 1 << 28..1 << 35;
 
 /// The name of a path's stage and cut.
 pub(super) fn stage_name(path: &RelPath) -> String {
@@ -64,8 +61,7 @@ impl State {
         let device = config.device.map_or_else(|| random(&dir).map(DeviceId::from_bytes), Ok)?;
         let joins = empty || config.direction == Direction::Receive;
         let folder = config.folder.or(if joins { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
-        let span = FIRST_SEQUENCES.end - FIRST_SEQUENCES.start;
-        let base = FIRST_SEQUENCES.start + u64::from_le_bytes(random(&dir)?) % span;
+        let base = first_life(u64::from_le_bytes(random(&dir)?));
         let index = IndexId(u64::from_le_bytes(random(&dir)?));
         let meta = Meta { sequence: base, base, ..Meta::new(device, folder, index) };
         // The marker comes last: without it nothing of this counts, and another init begins afresh.

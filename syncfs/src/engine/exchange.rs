@@ -284,7 +284,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         since: u64,
         full: bool,
     ) -> Result<(), StoreError> {
-        if index != self.meta.index || self.remembers_less(id, since)? {
+        if index != self.meta.index || self.remembers_less(id, [since])? {
             return Ok(());
         }
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
@@ -312,8 +312,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Record("sequences do not grow"));
             return Ok(());
         }
-        let known = complete.as_ref().map_or(0, |(knowledge, _)| knowledge.counter(&self.meta.device));
-        if self.remembers_less(id, known)? {
+        let known = complete.iter().flat_map(|(knowledge, _)| knowledge.counters(&self.meta.device));
+        if self.remembers_less(id, known.collect::<Vec<_>>())? {
             return Ok(());
         }
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
@@ -338,7 +338,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         sequence: u64,
         record: crate::record::Record,
     ) -> Result<(), StoreError> {
-        if self.remembers_less(id, record.version.counter(&self.meta.device))? {
+        let known: Vec<_> = record.version.counters(&self.meta.device).collect();
+        if self.remembers_less(id, known)? {
             return Ok(());
         }
         if !self.meta.fences.admit(&record) {

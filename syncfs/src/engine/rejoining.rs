@@ -67,9 +67,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
         (self.life.cloned || self.meta.rejoining).then(|| Problem { path: None, what: what.to_owned() })
     }
 
-    /// Whether a peer knows a write of this replica under a counter that it has not given out. Then it rejoins.
-    pub(super) fn remembers_less(&mut self, id: SessionId, counter: u64) -> Result<bool, StoreError> {
-        if counter <= self.meta.sequence && !self.is_forgotten(counter) {
+    /// Whether a peer knows a write of this replica (the last one of each life) that it has not made, as far as it remembers. Then it
+    /// rejoins.
+    pub(super) fn remembers_less(
+        &mut self,
+        id: SessionId,
+        known: impl IntoIterator<Item = u64>,
+    ) -> Result<bool, StoreError> {
+        let (mut counter, mut forgotten) = (0, false);
+        for known in known {
+            counter = counter.max(known);
+            forgotten |= self.is_forgotten(known);
+        }
+        if counter <= self.meta.sequence && !forgotten {
             return Ok(false);
         }
         if counter > COUNTER_MAX {
