@@ -72,20 +72,22 @@ impl Folder {
             // The folder let go of the stream. If it is paused the peer is told, and comes again.
             let error = self.let_go();
             if let SyncError::Store(why) = &error {
-                let mut reason = why.to_string();
-                reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
-                writer.send(&Message::Bye(reason)).await?;
+                writer.send(&farewell(why)).await?;
                 writer.shutdown().await?;
             }
             Err(error)
         };
+        let mut lost = None;
         let result: Result<(), SyncError> = {
             let mut reading = pin!(reading);
             tokio::select! {
                 result = &mut reading => result,
                 result = writing => match result {
                     // The peer has ended it, and may have said why.
-                    Err(error @ SyncError::Io(_)) => timeout(FAREWELL_MAX, reading).await.unwrap_or(Err(error)),
+                    Err(error @ SyncError::Io(_)) => {
+                        lost = Some(error);
+                        timeout(FAREWELL_MAX, reading).await.unwrap_or(Ok(()))
+                    }
                     result => result,
                 },
                 result = self.hear(session, &arrived) => result,
@@ -101,8 +103,8 @@ impl Folder {
             Outgoing::End(violation) => Some(violation),
             Outgoing::Message(_) => None,
         });
-        if let Some(violation) = ended.or(violation) {
-            return Err(violation.into());
+        if let Some(error) = ended.or(violation).map(SyncError::from).or(lost) {
+            return Err(error);
         }
         summary.received_bytes = received.into_inner();
         summary.sent_bytes = sent.into_inner();
@@ -128,6 +130,12 @@ impl Folder {
             _ => SyncError::Closed,
         }
     }
+}
+
+fn farewell(why: &StoreError) -> Message {
+    let mut reason = why.to_string();
+    reason.truncate(reason.floor_char_boundary(BYE_BYTES_MAX));
+    Message::Bye(reason)
 }
 
 /// Wakes the folder's thread when a session's future is dropped, so that it sees the end of the stream.
