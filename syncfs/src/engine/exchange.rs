@@ -312,8 +312,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Record("sequences do not grow"));
             return Ok(());
         }
-        let known = complete.iter().flat_map(|(knowledge, _)| knowledge.counters(&self.meta.device));
-        if self.remembers_less(id, known.collect::<Vec<_>>())? {
+        let own = self.meta.device;
+        if self.remembers_less(id, complete.iter().flat_map(|(knowledge, _)| knowledge.counters(&own)))? {
             return Ok(());
         }
         let session = self.sessions.get_mut(&id).expect("the caller checked the session");
@@ -338,8 +338,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         sequence: u64,
         record: crate::record::Record,
     ) -> Result<(), StoreError> {
-        let known: Vec<_> = record.version.counters(&self.meta.device).collect();
-        if self.remembers_less(id, known)? {
+        let own = self.meta.device;
+        if self.remembers_less(id, record.version.counters(&own))? {
             return Ok(());
         }
         if !self.meta.fences.admit(&record) {
