@@ -276,7 +276,8 @@ impl Node {
             }
             Err(SyncError::Closed) => {}
             Err(SyncError::Protocol(violation)) => {
-                let what = match &violation {
+                let reason = violation.reason();
+                let what = match violation {
                     Violation::WrongFolder { ours, theirs } => {
                         let root = share.served.config.root.display();
                         format!(
@@ -286,9 +287,9 @@ impl Node {
                     }
                     // Saying why it ends a session is no offence.
                     Violation::Bye(_) => violation.to_string(),
-                    _ => SyncError::Protocol(violation.clone()).to_string(),
+                    _ => SyncError::Protocol(violation).to_string(),
                 };
-                self.trouble(pair, violation.reason(), what);
+                self.trouble(pair, reason, what);
             }
             Err(error) => self.trouble(pair, "session", error.to_string()),
         }
