@@ -45,8 +45,8 @@ impl CutRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CutBy {
-    /// A group that is read while it is used: whenever nothing of it changes for as long as that takes. Until then, its last
-    /// cut stays.
+    /// A group that is read while it is used: what changed of it, until nothing does for as long as it takes to read the last of
+    /// that. Until then, its last cut stays.
     Live,
     /// A group that is read between two commands, and only there.
     Hook(Hook),

@@ -4,7 +4,10 @@
 mod error;
 mod memory;
 
+use std::collections::BTreeSet;
+
 use crate::branch::What;
+use crate::cutting::Group;
 use crate::device::DeviceId;
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
@@ -182,6 +185,13 @@ pub trait Disk {
     /// [`DiskError::Changed`] if it is gone.
     fn shows_changes(&mut self, _path: &RelPath, _stat: &Stat) -> Result<bool, DiskError> {
         Ok(true)
+    }
+
+    /// Where something changed in a group since this was last asked, as far as all that changes in the folder is notified of;
+    /// `None` if it is not, or if notifications were lost since the whole folder was last listed. A change is among
+    /// the answer from before the call returns that makes it.
+    fn noticed(&mut self, _group: &Group) -> Option<BTreeSet<RelPath>> {
+        None
     }
 
     /// Reads a chunk back from where it was when the content of `path` was read. `None` if those bytes are not there
@@ -427,6 +437,12 @@ pub trait Disk {
 
     /// The clock on the wall, nanoseconds since 1970, for people: nothing is decided by it.
     fn now_ns(&self) -> i64;
+
+    /// Fresh chance of the system: what another replica with the same state, a backup of this one say, does not draw.
+    ///
+    /// # Errors
+    /// If the system gives none.
+    fn chance(&mut self) -> Result<u64, DiskError>;
 
     /// Whether [`Disk::retain`] does anything.
     fn keeps_history(&self) -> bool {

@@ -175,6 +175,8 @@ pub struct Lag {
     pub behind: u64,
     /// Whether it is connected.
     pub connected: bool,
+    /// Why it fetches nothing for now, in its own words.
+    pub paused: Option<String>,
 }
 
 /// Why the lease was not taken or left.
@@ -408,8 +410,12 @@ fn first_problem(problems: &[Problem]) -> String {
 
 fn lag_list(lags: &[Lag]) -> String {
     let one = |lag: &Lag| {
-        let link = if lag.connected { "connected" } else { "not connected" };
-        format!("{} lags by {} change(s) ({link})", lag.device, lag.behind)
+        let state = match (&lag.paused, lag.connected) {
+            (Some(why), _) => format!("it is paused: {why}"),
+            (None, true) => "connected".to_owned(),
+            (None, false) => "not connected".to_owned(),
+        };
+        format!("{} lags by {} change(s) ({state})", lag.device, lag.behind)
     };
     lags.iter().map(one).collect::<Vec<_>>().join(", ")
 }

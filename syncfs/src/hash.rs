@@ -1,6 +1,8 @@
 //! [`ContentHash`]: the name of a chunk and of a whole content, BLAKE3, 32 bytes. [`Blob`]: bytes under their true name.
 
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The BLAKE3 hash of some bytes. Equal hashes are taken as equal bytes everywhere in this crate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,21 +44,22 @@ impl fmt::Debug for ContentHash {
 #[derive(Clone)]
 pub struct Blob {
     hash: ContentHash,
-    bytes: Vec<u8>,
-    /// Where they begin: before that stands what they came with.
-    start: usize,
+    /// They, and what they came with.
+    frame: Arc<Vec<u8>>,
+    range: Range<usize>,
 }
 
 impl Blob {
     /// Hashes `bytes`.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self::behind(bytes, 0)
+        let range = 0..bytes.len();
+        Self::within(&Arc::new(bytes), range)
     }
 
-    /// Hashes all of `bytes` but the first `start`.
-    pub(crate) fn behind(bytes: Vec<u8>, start: usize) -> Self {
-        Self { hash: ContentHash::of(&bytes[start..]), bytes, start }
+    /// Hashes this part of `frame`, which stays as long as it does.
+    pub(crate) fn within(frame: &Arc<Vec<u8>>, range: Range<usize>) -> Self {
+        Self { hash: ContentHash::of(&frame[range.clone()]), frame: Arc::clone(frame), range }
     }
 
     /// `bytes`, if they are what `hash` names.
@@ -75,7 +78,7 @@ impl Blob {
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.frame[self.range.clone()]
     }
 }
 

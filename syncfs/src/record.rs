@@ -28,10 +28,14 @@ pub const XATTRS_BYTES_MAX: usize = 64 << 10;
 /// How many counters one life of a device has.
 const LIFE_COUNTERS: u64 = 1 << 40;
 
-/// The counter before the first one of the life that follows. A device that has forgotten what it wrote goes on there.
+/// How many lives further on a device goes at most that has forgotten what it wrote.
+const LEAP_LIVES: u64 = 1 << 10;
+
+/// The counter before the first one of a life that follows, by chance one of a thousand. A device that has forgotten what it wrote
+/// goes on there: it may have forgotten, too, that it did so before, and into which life.
 #[must_use]
-pub fn next_life(counter: u64) -> u64 {
-    (counter / LIFE_COUNTERS + 1).saturating_mul(LIFE_COUNTERS)
+pub fn next_life(counter: u64, chance: u64) -> u64 {
+    (counter / LIFE_COUNTERS + 1 + chance % LEAP_LIVES).saturating_mul(LIFE_COUNTERS)
 }
 
 /// Where the counters of a new replica begin, from chance: anywhere in any of a million lives. One that is made anew under an old key
@@ -447,10 +451,10 @@ mod tests {
     #[test]
     fn a_life_says_nothing_of_the_one_before() {
         let device = DeviceId::from_bytes([1; 32]);
-        let next = next_life(7);
+        let next = next_life(7, 0);
         assert_eq!(
-            (next, next_life(next), next_life(next + 1)),
-            (LIFE_COUNTERS, 2 * LIFE_COUNTERS, 2 * LIFE_COUNTERS)
+            (next, next_life(next, 0), next_life(next + 1, LEAP_LIVES), next_life(next, LEAP_LIVES - 1)),
+            (LIFE_COUNTERS, 2 * LIFE_COUNTERS, 2 * LIFE_COUNTERS, (1 + LEAP_LIVES) * LIFE_COUNTERS)
         );
         let mut vector = VersionVector::from_iter([(device, 5), (device, next + 1)]);
         assert!(vector.has_seen(&device, 5) && vector.has_seen(&device, next + 1));

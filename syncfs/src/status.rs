@@ -114,6 +114,8 @@ pub struct PeerStatus {
     pub acked: u64,
     /// How many sequences it lacks.
     pub behind: u64,
+    /// Why it fetches nothing for now, in its own words: for lack of room, say.
+    pub paused: Option<String>,
     /// What is on its way from it.
     pub transfer: Transfer,
 }
@@ -222,6 +224,13 @@ pub enum Event {
     Paused(String),
     /// It works again.
     Resumed,
+    /// A peer fetches nothing for now, and why, in its own words; or fetches again.
+    PeerPaused {
+        /// The peer.
+        device: DeviceId,
+        /// Why.
+        why: Option<String>,
+    },
     /// Something needs a person's attention.
     Problem(Problem),
 }

@@ -13,7 +13,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use syncfs::{
-    Config, FlushError, Folder, MinFree, Pause, Status, StoreError, SyncError, Violation, WaitError,
+    Config, FlushError, Folder, MinFree, Pause, PeerStatus, Status, StoreError, SyncError, Violation,
+    WaitError,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -179,7 +180,7 @@ async fn below_the_room_that_is_to_stay_free_only_fetching_waits() {
     connect(&a, &b);
     fs::write(roots[0].join("large"), noise(3 << 20)).unwrap();
     fs::remove_file(roots[0].join("old")).unwrap();
-    a.flush().await.unwrap();
+    let token = a.flush().await.unwrap();
     let deadline = Instant::now() + LONG;
     let pause = loop {
         if let Some(pause) = b.status().pause.filter(|_| !roots[1].join("old").exists()) {
@@ -192,6 +193,14 @@ async fn below_the_room_that_is_to_stay_free_only_fetching_waits() {
     fs::write(roots[1].join("small"), "goes out").unwrap();
     reaches(&b, &a).await;
     assert!(roots[0].join("small").exists() && !roots[1].join("large").exists());
+    // Who waits is told what it waits for.
+    let waited = a.wait(&token, &[b.device()], Duration::from_millis(1)).await.unwrap_err();
+    assert!(waited.to_string().contains("is paused") && waited.to_string().contains("stay free"), "{waited}");
+    let paused = |peer: &PeerStatus| peer.paused.as_ref().is_some_and(|why| why.contains("stay free"));
+    while !a.status().peers.iter().any(paused) {
+        assert!(Instant::now() < deadline, "{:?}", a.status());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     b.close().await;
 
     config.min_free = MinFree::Bytes(0);

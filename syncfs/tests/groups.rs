@@ -111,7 +111,7 @@ async fn a_directory_and_its_database_arrive_as_of_one_moment() {
             while !stop.load(Ordering::Relaxed) {
                 write(&dir, &database, number);
                 number += 1;
-                std::thread::sleep(Duration::from_millis(40));
+                std::thread::sleep(Duration::from_millis(3));
             }
             number - 1
         }
@@ -142,6 +142,77 @@ async fn a_directory_and_its_database_arrive_as_of_one_moment() {
     writer.wait(&token, &[replica.device()], LONG).await.unwrap();
     replica.hold(2).await.unwrap();
     assert_eq!(examine(away.path()), written);
+}
+
+/// The number of the last row that a replica shows, which is written by nobody else.
+fn shown(dir: &Path) -> Option<usize> {
+    let uri = format!("file:{}?immutable=1", dir.join("app.db").display());
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_URI;
+    let database = Connection::open_with_flags(uri, flags).ok()?;
+    database
+        .query_row("SELECT max(number) FROM row", [], |row| row.get::<_, i64>(0))
+        .ok()
+        .map(|number| number as usize)
+}
+
+/// As git and its user do: an object, a reference to it, and a row that names it, with never a pause of a tick of the filesystem's
+/// clock; among so many objects that a walk of them takes longer than any pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_written_all_the_time_is_cut_all_the_same() {
+    let (home, away) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let object = |number: usize| format!("objects/{:02x}/{number}", number % 256);
+    for number in 0..256 {
+        std::fs::create_dir_all(home.path().join(format!("objects/{number:02x}"))).unwrap();
+    }
+    for number in 100_000..103_000 {
+        std::fs::write(home.path().join(object(number)), number.to_string()).unwrap();
+    }
+    let database = open_database(home.path());
+    database.execute_batch("CREATE TABLE row (number INTEGER PRIMARY KEY, object TEXT NOT NULL)").unwrap();
+    let (writer, replica) = (open(home.path(), both()).await, open(away.path(), Vec::new()).await);
+    writer.hold(1).await.unwrap();
+    let _streams = connect(&writer, &replica);
+    let token = writer.flush().await.unwrap();
+    writer.wait(&token, &[replica.device()], LONG).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = std::thread::spawn({
+        let (stop, dir) = (Arc::clone(&stop), home.path().to_owned());
+        move || {
+            let mut written = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let (number, pause) = (written.len(), Duration::from_millis(2));
+                std::fs::write(dir.join("objects/new"), number.to_string().repeat(30)).unwrap();
+                std::thread::sleep(pause);
+                std::fs::rename(dir.join("objects/new"), dir.join(object(number))).unwrap();
+                std::thread::sleep(pause);
+                std::fs::write(dir.join("objects/head.lock"), number.to_string()).unwrap();
+                std::fs::rename(dir.join("objects/head.lock"), dir.join("objects/head")).unwrap();
+                std::thread::sleep(pause);
+                database.execute("INSERT INTO row VALUES (?1, ?2)", (number as i64, object(number))).unwrap();
+                written.push(Instant::now());
+                std::thread::sleep(pause);
+            }
+            written
+        }
+    });
+    let (mut seen, deadline) = (Vec::new(), Instant::now() + LONG);
+    while seen.len() < 8 {
+        assert!(Instant::now() < deadline, "{} cuts came: {:?}", seen.len(), writer.status());
+        if let Some(number) = shown(away.path())
+            && seen.last().is_none_or(|(last, _)| number > *last)
+        {
+            seen.push((number, Instant::now()));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.join().unwrap();
+    for (number, at) in &seen {
+        println!("row {number} of {} is {:?} old", written.len(), at.duration_since(written[*number]));
+    }
+    let token = writer.flush().await.unwrap();
+    writer.wait(&token, &[replica.device()], LONG).await.unwrap();
+    assert_eq!(shown(away.path()), Some(written.len() - 1));
 }
 
 /// Databases and groups are consistent at any time; any other file only once nothing has it open.
@@ -258,4 +329,41 @@ async fn a_hook_that_fails_leaves_the_last_cut_and_says_why() {
     writer.wait(&token, &[replica.device()], LONG).await.unwrap();
     assert_eq!(std::fs::read_to_string(away.path().join("dump/state")).unwrap(), "ugly\n");
     assert_eq!(writer.status().problems, []);
+}
+
+/// What was not taken up is a part of the next cut, or there is none.
+#[tokio::test]
+async fn deletions_that_are_held_hold_the_rest_of_their_group() {
+    let (home, away) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::create_dir(home.path().join("objects")).unwrap();
+    for number in 0..20 {
+        std::fs::write(home.path().join(format!("objects/{number}")), number.to_string()).unwrap();
+    }
+    std::fs::write(home.path().join("note"), "old").unwrap();
+    let mut config = Config::new(home.path());
+    config.cuts = vec![CutRule::new(vec![path("objects"), path("note")], CutBy::Live)];
+    config.mass_deletion = Some(10);
+    let writer = Folder::create(config).await.unwrap();
+    let replica = open(away.path(), Vec::new()).await;
+    let _streams = connect(&writer, &replica);
+    let token = writer.flush().await.unwrap();
+    writer.wait(&token, &[replica.device()], LONG).await.unwrap();
+    // Cut once more, as what was notified of.
+    std::fs::write(home.path().join("note"), "newer").unwrap();
+    let token = writer.flush().await.unwrap();
+    writer.wait(&token, &[replica.device()], LONG).await.unwrap();
+
+    std::fs::rename(home.path().join("objects"), home.path().join(".syncfs/away")).unwrap();
+    let refused = writer.flush().await;
+    assert!(matches!(refused, Err(FlushError::Held(20))), "{refused:?}");
+    for round in 0..20 {
+        std::fs::write(home.path().join("note"), format!("newest {round}")).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(std::fs::read_to_string(away.path().join("note")).unwrap(), "newer");
+    }
+    writer.confirm_deletions().await.unwrap();
+    let token = writer.flush().await.unwrap();
+    writer.wait(&token, &[replica.device()], LONG).await.unwrap();
+    assert_eq!(std::fs::read_to_string(away.path().join("note")).unwrap(), "newest 19");
+    assert!(!away.path().join("objects").exists());
 }

@@ -1,6 +1,8 @@
 //! Replicas in memory that meet, message by message: what holds in between, and not only at the end.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeSet;
+
 use syncfs::chunk::content_of;
 use syncfs::cutting::Mark;
 use syncfs::device::{DeviceId, FolderId, IndexId};
@@ -33,7 +35,11 @@ impl Replica {
     }
 
     fn write(&mut self, path: &str) {
-        assert!(self.disk.user_write(&rel(path), path.as_bytes(), false));
+        self.write_text(path, path);
+    }
+
+    fn write_text(&mut self, path: &str, text: &str) {
+        assert!(self.disk.user_write(&rel(path), text.as_bytes(), false));
         self.engine.scan().unwrap();
     }
 
@@ -109,7 +115,7 @@ fn what_goes_away_before_a_peer_has_told_everything_was_not_deleted() {
 /// has seen those of the new one must not pass for one who has seen the old ones.
 #[test]
 fn a_replica_made_anew_under_its_old_key_does_not_claim_what_it_never_saw() {
-    for base in [next_life(0), next_life(next_life(0)) + 5] {
+    for base in [next_life(0, 0), next_life(0, 1) + 5] {
         let (mut a, mut b, mut c) = (Replica::new(1), Replica::new(2), Replica::new(3));
         (0..4).for_each(|number| a.write(&format!("old {number}")));
         meet_for_good(&mut a, &mut b);
@@ -156,6 +162,34 @@ fn what_is_written_after_a_backup_is_new_to_whoever_saw_more_of_what_was_forgott
     for path in ["old", "forgotten", "forgotten 29", "new 0", "new 59"] {
         assert!([&backup, &b, &c].iter().all(|replica| replica.has(path)), "{path} is gone");
     }
+}
+
+/// Each time it meets first who knows of half of the lives after the restores before, and then who knows of all.
+#[test]
+fn a_backup_that_is_restored_again_and_again_gives_no_counter_out_twice() {
+    let (mut a, mut c) = (Replica::new(1), Replica::new(2));
+    let mut halves = [3, 4].map(Replica::new);
+    a.write("old");
+    meet_for_good(&mut a, &mut c);
+    let backup = a.copy();
+    a.write("forgotten");
+    halves.iter_mut().for_each(|half| meet_for_good(&mut a, half));
+    let mut given = BTreeSet::new();
+    for restore in 0..8 {
+        let mut restored = backup.copy();
+        meet_for_good(&mut restored, &mut halves[restore % 2]);
+        restored.write_text("same", &format!("text of {restore}"));
+        assert!(given.insert(restored.engine.meta().sequence), "restore {restore}");
+        meet_for_good(&mut restored, &mut c);
+        for replica in [&restored, &c] {
+            assert!(replica.has("forgotten"), "restore {restore}");
+            let texts: Vec<_> = replica.disk.files().into_values().collect();
+            for text in (0..=restore).map(|restore| format!("text of {restore}").into_bytes()) {
+                assert!(texts.contains(&text), "restore {restore}: {} is gone", text.escape_ascii());
+            }
+        }
+    }
+    halves.iter_mut().for_each(|half| meet_for_good(half, &mut c));
 }
 
 #[test]

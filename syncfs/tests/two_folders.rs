@@ -194,6 +194,20 @@ async fn whoever_took_or_left_the_lease_sees_it_in_the_status() {
 }
 
 #[tokio::test]
+async fn the_current_status_is_of_now() {
+    let a = Replica::new().await;
+    for round in 0..10 {
+        let before = a.folder.current_status().await.sequence;
+        a.write("file", format!("edit {round}"));
+        a.folder.scan().await.unwrap();
+        assert!(a.folder.current_status().await.sequence > before);
+    }
+    let last = a.folder.current_status().await;
+    a.folder.clone().close().await;
+    assert_eq!(a.folder.current_status().await.sequence, last.sequence);
+}
+
+#[tokio::test]
 async fn a_tree_arrives_with_modes_times_links_and_empty_directories() {
     let (a, b) = (Replica::new().await, Replica::new().await);
     a.write("docs/readme.txt", "hello");

@@ -87,6 +87,9 @@ fn samples() -> Vec<(&'static str, Message)> {
     };
     let knowledge = [(device(1), 7)].into_iter().collect();
     let (mark, groups) = cuts();
+    let runs =
+        [(2, &b"two"[..]), (4096, b"page")].map(|(offset, bytes)| Run { offset, bytes: bytes.to_vec() });
+    let runs = runs.to_vec();
     vec![
         (
             "hello",
@@ -113,19 +116,11 @@ fn samples() -> Vec<(&'static str, Message)> {
                 Want { hash: ContentHash::of(b"b"), basis: Some(ContentHash::of(b"c")) },
             ]),
         ),
-        (
-            "patch",
-            Message::Patch {
-                hash: ContentHash::of(b"b"),
-                runs: vec![
-                    Run { offset: 2, bytes: b"two".to_vec() },
-                    Run { offset: 4096, bytes: b"page".to_vec() },
-                ],
-            },
-        ),
+        ("patch", Message::Patch { hash: ContentHash::of(b"b"), runs }),
         ("chunks", Message::Chunks(vec![Blob::new(b"chunk".to_vec()), Blob::new(b"2".to_vec())])),
         ("gone", Message::Gone(ContentHash::of(b"a"))),
         ("refused", Message::Refused { path: RelPath::new("dir/name").unwrap(), epoch: 3 }),
+        ("paused", Message::Paused(Some("no room".to_owned()))),
         ("ping", Message::Ping),
         ("bye", Message::Bye("because".to_owned())),
     ]

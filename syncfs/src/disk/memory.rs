@@ -145,6 +145,16 @@ struct State {
     dead: Option<(&'static str, &'static str)>,
     missing: bool,
     unreadable: BTreeSet<RelPath>,
+    /// What was drawn last.
+    chance: u64,
+}
+
+impl State {
+    fn chance(&mut self) -> u64 {
+        let hash = blake3::hash(&self.chance.to_le_bytes());
+        self.chance = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"));
+        self.chance
+    }
 }
 
 /// A folder in memory. A clone is the same folder, for whoever edits files in it while an engine works on it.
@@ -174,6 +184,7 @@ impl MemoryDisk {
             dead: None,
             missing: false,
             unreadable: BTreeSet::new(),
+            chance: 0,
         })))
     }
 
@@ -394,16 +405,17 @@ impl MemoryDisk {
         }
     }
 
-    /// Another folder that holds the same, as a backup.
+    /// Another folder that holds the same, as a backup. It draws another chance.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self(Rc::new(RefCell::new(self.0.borrow().clone())))
+        let chance = self.0.borrow_mut().chance();
+        Self(Rc::new(RefCell::new(State { chance: !chance, ..self.0.borrow().clone() })))
     }
 
     /// Back to what a backup holds.
     pub fn restore(&self, backup: &Self) {
-        let backup = backup.0.borrow().clone();
-        *self.0.borrow_mut() = backup;
+        let (chance, backup) = (self.0.borrow().chance, backup.0.borrow().clone());
+        *self.0.borrow_mut() = State { chance, ..backup };
     }
 }
 

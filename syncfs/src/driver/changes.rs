@@ -10,6 +10,7 @@ use super::database::side_stem;
 use super::disk::RealDisk;
 use super::tree::stat_in;
 use super::watch::is_own;
+use crate::cutting::Group;
 use crate::disk::Stat;
 use crate::path::RelPath;
 
@@ -28,7 +29,46 @@ pub(super) struct Changes {
 }
 
 impl RealDisk {
+    /// What changed, but for what was taken out of it already.
     pub(super) fn changes(&mut self) -> Changes {
+        self.notice();
+        std::mem::take(&mut self.noticed)
+    }
+
+    /// Whether there is something that no notification will wake anybody for.
+    pub(super) fn has_noticed(&self) -> bool {
+        let Changes { paths, attributes, everything } = &self.noticed;
+        *everything || !paths.is_empty() || !attributes.is_empty()
+    }
+
+    /// See [`crate::disk::Disk::noticed`]. Takes it out of the changes.
+    pub(super) fn noticed_in(&mut self, group: &Group) -> Option<BTreeSet<RelPath>> {
+        self.notice();
+        if self.lost || self.watch.fd().is_none() || self.watch.missing().is_some() {
+            return None;
+        }
+        let Changes { paths, attributes, .. } = &mut self.noticed;
+        let mut noticed = BTreeSet::new();
+        for changes in [paths, attributes] {
+            noticed.extend(changes.extract_if(.., |path| group.holds(path)));
+        }
+        Some(noticed)
+    }
+
+    fn notice(&mut self) {
+        let new = self.new_changes();
+        let noticed = &mut self.noticed;
+        noticed.paths.extend(new.paths);
+        noticed.attributes.extend(new.attributes);
+        noticed.everything |= new.everything || noticed.paths.len() > PATHS_MAX;
+        if noticed.everything {
+            self.lost = true;
+            noticed.paths.clear();
+            noticed.attributes.clear();
+        }
+    }
+
+    fn new_changes(&mut self) -> Changes {
         let mut changes = Changes::default();
         let Some((noticed, own)) = self.watch.take() else {
             changes.everything = true;

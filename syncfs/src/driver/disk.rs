@@ -7,24 +7,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, readlinkat, renameat, renameat_with,
-    syncfs, unlinkat,
+    AtFlags, Dir, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, renameat, renameat_with, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::aftermath::Aftermath;
 use super::attributes;
+use super::changes::Changes;
 use super::database::{self, Cuts, Databases};
 use super::deltas::Deltas;
 use super::history::{Kept, now_ns};
 use super::keep::{COPY, LINK};
 use super::reading::as_seen;
 use super::stage::{OpenStage, Stages};
-use super::state::{State, is_same_root, stage_name, sweep};
+use super::state::{State, random, stage_name, sweep};
 use super::tree::{Tree, convert, dead, failed, stat_in};
 use super::watch::Watch;
 use crate::branch::What;
 use crate::config::MinFree;
+use crate::cutting::Group;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::{RelPath, STATE_DIR};
@@ -37,10 +38,10 @@ pub(super) const GROUP_SYNC: usize = 256;
 /// A real directory.
 #[derive(Debug)]
 pub(super) struct RealDisk {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     pub(super) state: PathBuf,
     pub(super) tree: Tree,
-    marker: OwnedFd,
+    pub(super) marker: OwnedFd,
     pub(super) staging: OwnedFd,
     pub(super) aside: Tree,
     pub(super) databases: Databases,
@@ -60,6 +61,10 @@ pub(super) struct RealDisk {
     /// `None` if nothing is kept.
     pub(super) history: Option<Kept>,
     pub(super) watch: Watch,
+    /// What changed and was not asked for yet.
+    pub(super) noticed: Changes,
+    /// Notifications were lost since the whole folder was last listed.
+    pub(super) lost: bool,
 }
 
 /// A content that was published from here and may not be on the platter yet.
@@ -100,6 +105,8 @@ impl RealDisk {
             suspects: aftermath.suspects.clone(),
             history: None,
             watch: Watch::new(),
+            noticed: Changes::default(),
+            lost: false,
         };
         disk.distrust_stages(aftermath)?;
         Ok(disk)
@@ -145,16 +152,7 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn check_root(&mut self) -> Result<(), DiskError> {
-        if !is_same_root(&self.root, self.tree.fd()) {
-            return Err(DiskError::Root(format!(
-                "{} is not there any more, or another directory is mounted over it",
-                self.root.display()
-            )));
-        }
-        match stat_in(&self.marker, b"marker")? {
-            Some(_) => Ok(()),
-            None => Err(DiskError::Root(format!("the marker in {}/.syncfs is gone", self.root.display()))),
-        }
+        self.root_stands()
     }
 
     fn stat(&mut self, path: &RelPath) -> Result<Option<Stat>, DiskError> {
@@ -166,6 +164,7 @@ impl Disk for RealDisk {
         let fd = self.tree.dir(dir)?;
         let mut listing = Listing::default();
         self.watch.add(dir, &fd);
+        self.lost &= dir.is_some();
         if let Some(why) = self.watch.missing() {
             listing.problems.push(Problem { path: None, what: why.to_owned() });
         }
@@ -214,9 +213,7 @@ impl Disk for RealDisk {
     }
 
     fn link_target(&mut self, path: &RelPath) -> Result<Vec<u8>, DiskError> {
-        let place = self.tree.place(path)?;
-        let target = readlinkat(&place.dir, place.name, Vec::new()).map_err(|_| DiskError::Changed)?;
-        Ok(target.into_bytes())
+        self.target_of(path)
     }
 
     fn read(&mut self, path: &RelPath, stat: &Stat, before: Option<&Content>) -> Result<Reading, DiskError> {
@@ -225,6 +222,10 @@ impl Disk for RealDisk {
 
     fn shows_changes(&mut self, path: &RelPath, stat: &Stat) -> Result<bool, DiskError> {
         self.is_settled(path, stat)
+    }
+
+    fn noticed(&mut self, group: &Group) -> Option<BTreeSet<RelPath>> {
+        self.noticed_in(group)
     }
 
     fn uncache(&mut self, path: &RelPath) {
@@ -471,6 +472,10 @@ impl Disk for RealDisk {
 
     fn now_ns(&self) -> i64 {
         now_ns()
+    }
+
+    fn chance(&mut self) -> Result<u64, DiskError> {
+        random().map(u64::from_le_bytes).map_err(|error| failed("draw a random number", error))
     }
 
     fn keeps_history(&self) -> bool {

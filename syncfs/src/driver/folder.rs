@@ -297,10 +297,16 @@ impl Folder {
         self.shared.status.borrow().epoch
     }
 
-    /// The state of a moment ago (while much happens, up to 20 ms).
+    /// The state of a moment ago: while much happens, of 20 ms ago; while much is read, of when that began.
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.status.borrow().clone()
+    }
+
+    /// The state of now: all that has reached the folder before the question is in it. Waits for what is being read.
+    pub async fn current_status(&self) -> Status {
+        // A folder that is paused or closed stays as it was shown last.
+        self.ask(Command::Status).await.unwrap_or_else(|| self.status())
     }
 
     /// All conflicts ever recorded here, oldest first.

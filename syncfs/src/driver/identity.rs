@@ -15,6 +15,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::tls;
 use crate::device::{DeviceId, IdError, decode_text, encode_text};
 
 /// The text form of a secret key: this, base32, checksum.
@@ -90,6 +91,7 @@ impl Identity {
         let limited = file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text);
         limited.map_err(io(path, "read the key"))?;
         let malformed = |source| KeyError::Malformed { path: path.to_owned(), source };
+        tls::seed();
         let seed = Zeroizing::new(decode_text(KEY_PREFIX, text.trim()).map_err(malformed)?);
         Ok(Self::of(&seed))
     }

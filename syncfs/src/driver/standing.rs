@@ -2,13 +2,37 @@
 
 use std::os::fd::AsFd;
 
+use rustix::fs::readlinkat;
+
 use super::database;
 use super::disk::RealDisk;
+use super::state::is_same_root;
 use super::tree::{Place, stat_in};
 use crate::disk::{DiskError, FileKind, Stat};
 use crate::path::RelPath;
 
 impl RealDisk {
+    /// See [`crate::disk::Disk::check_root`].
+    pub(super) fn root_stands(&self) -> Result<(), DiskError> {
+        if !is_same_root(&self.root, self.tree.fd()) {
+            return Err(DiskError::Root(format!(
+                "{} is not there any more, or another directory is mounted over it",
+                self.root.display()
+            )));
+        }
+        match stat_in(&self.marker, b"marker")? {
+            Some(_) => Ok(()),
+            None => Err(DiskError::Root(format!("the marker in {}/.syncfs is gone", self.root.display()))),
+        }
+    }
+
+    /// See [`crate::disk::Disk::link_target`].
+    pub(super) fn target_of(&self, path: &RelPath) -> Result<Vec<u8>, DiskError> {
+        let place = self.tree.place(path)?;
+        let target = readlinkat(&place.dir, place.name, Vec::new()).map_err(|_| DiskError::Changed)?;
+        Ok(target.into_bytes())
+    }
+
     /// The fingerprint of an entry, side files included; `None` for a side file itself.
     pub(super) fn full_stat(&mut self, dir: impl AsFd, name: &[u8]) -> Result<Option<Stat>, DiskError> {
         let Some(mut stat) = stat_in(&dir, name)? else { return Ok(None) };

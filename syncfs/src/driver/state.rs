@@ -58,11 +58,11 @@ impl State {
             fs::create_dir_all(&made).map_err(io(&made, "create the state directory"))?;
         }
         tells_case(&root)?;
-        let device = config.device.map_or_else(|| random(&dir).map(DeviceId::from_bytes), Ok)?;
+        let device = config.device.map_or_else(|| identity(&dir).map(DeviceId::from_bytes), Ok)?;
         let joins = empty || config.direction == Direction::Receive;
-        let folder = config.folder.or(if joins { None } else { Some(FolderId::from_bytes(random(&dir)?)) });
-        let base = first_life(u64::from_le_bytes(random(&dir)?));
-        let index = IndexId(u64::from_le_bytes(random(&dir)?));
+        let folder = config.folder.or(if joins { None } else { Some(FolderId::from_bytes(identity(&dir)?)) });
+        let base = first_life(u64::from_le_bytes(identity(&dir)?));
+        let index = IndexId(u64::from_le_bytes(identity(&dir)?));
         let meta = Meta { sequence: base, base, ..Meta::new(device, folder, index) };
         // The marker comes last: without it nothing of this counts, and another init begins afresh.
         let file = dir.join("index.db");
@@ -187,8 +187,8 @@ fn rebuild(
         }
     }
     let role = if witness.fences.epoch() > 0 { Role::Follower } else { Role::Shared };
-    let index = IndexId(u64::from_le_bytes(random(dir)?));
-    let base = next_life(witness.reserved);
+    let index = IndexId(u64::from_le_bytes(identity(dir)?));
+    let base = next_life(witness.reserved, u64::from_le_bytes(identity(dir)?));
     let meta = Meta {
         sequence: base,
         base,
@@ -256,10 +256,14 @@ fn read_marker(marker: &Path) -> Result<DeviceId, OpenError> {
 }
 
 /// Fresh entropy from the system.
-fn random<const N: usize>(dir: &Path) -> Result<[u8; N], OpenError> {
+pub(super) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     let filled = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
-    filled.map(|()| bytes).map_err(io(dir, "draw a random identity"))
+    filled.map(|()| bytes)
+}
+
+fn identity<const N: usize>(dir: &Path) -> Result<[u8; N], OpenError> {
+    random().map_err(io(dir, "draw a random identity"))
 }
 
 fn io(path: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> OpenError {

@@ -67,21 +67,20 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 
     /// Writes a message; [`Sender::flush`] is the caller's. Returns its size on the stream.
     pub(super) async fn send(&mut self, message: &Message) -> Result<u64, SyncError> {
-        let (mut head, mut body) = encode_parts(message);
+        let mut body = encode_parts(message);
         let mut flag = 0;
         if self.line.is_slow
-            && let Some(short) = frame::compress(&[&head, body].concat())
+            && let Some(short) = frame::compress(&body.concat())
         {
-            (head, body, flag) = (short, &[], COMPRESSED);
+            (body, flag) = (vec![short.into()], COMPRESSED);
         }
-        let length =
-            u32::try_from(head.len() + body.len()).expect("a message is smaller than its frame limit");
+        let length = body.iter().map(|part| part.len()).sum::<usize>();
+        let length = u32::try_from(length).expect("a message is smaller than its frame limit");
         let began = Instant::now();
         let word = (length | flag).to_le_bytes();
-        let mut parts = [&word[..], &head, body].map(IoSlice::new);
+        let mut parts: Vec<_> =
+            [&word[..]].into_iter().chain(body.iter().map(|part| &**part)).map(IoSlice::new).collect();
         let mut parts = &mut parts[..];
-        // Also gets past those that are empty.
-        IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             match self.stream.write_vectored(parts).await? {
                 0 => return Err(std::io::Error::from(ErrorKind::WriteZero).into()),

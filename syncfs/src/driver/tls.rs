@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -126,6 +126,17 @@ impl Identity {
         let device = key.and_then(|key| device_of(key)).expect("the handshake fails without an Ed25519 key");
         Ok((TlsStream(stream.into()), device))
     }
+}
+
+/// Draws a first random number, beside whatever else a start takes: for its seed AWS-LC measures the jitter of the
+/// processor for some 40 ms, and the first handshake of a process would wait for that.
+pub(super) fn seed() {
+    static DRAWN: Once = Once::new();
+    DRAWN.call_once(|| {
+        let draw = || drop(provider().secure_random.fill(&mut [0]));
+        // Without a thread the handshake draws it.
+        let _ = std::thread::Builder::new().name("syncfs-seed".to_owned()).spawn(draw);
+    });
 }
 
 /// The suites of TLS 1.3, the fastest on this kind of machine first.

@@ -72,6 +72,7 @@ pub(super) enum Command {
         reply: Reply<Token, FlushError>,
     },
     Materialise(Option<RelPath>, Reply<u64, StoreError>),
+    Status(oneshot::Sender<Status>),
     Digest(Reply<Digest, StoreError>),
     Conflicts(Reply<Vec<Conflict>, StoreError>),
     Hold(u64, Reply<(), FenceError>),
@@ -338,6 +339,9 @@ impl Worker {
         if self.engine.held_deletions() > 0 {
             self.next_scan = self.next_scan.min(now + HELD_RESCAN.max(self.scan_took * HELD_SHARE));
         }
+        if self.engine.disk_mut().has_noticed() {
+            self.changed_at.get_or_insert(now);
+        }
         if self.retry_at.is_none() && self.engine.has_unsettled() {
             self.retry_at = Some(now + self.retry_pause);
         }
@@ -399,7 +403,13 @@ impl Worker {
     /// Tells subscribers, barriers and status readers what changed.
     fn publish(&mut self) -> Result<(), StoreError> {
         let events = self.engine.events();
-        let acked = events.iter().any(|event| matches!(event, Event::Acked { .. } | Event::Fenced { .. }));
+        let told = |event: &Event| {
+            matches!(
+                event,
+                Event::Acked { .. } | Event::Fenced { .. } | Event::Paused(_) | Event::PeerPaused { .. }
+            )
+        };
+        let told = events.iter().any(told);
         if !events.is_empty() {
             self.status_stale = true;
         }
@@ -408,7 +418,7 @@ impl Worker {
             let _ = self.outlet.events.send(event);
         }
         let meta = self.engine.meta();
-        if acked || meta.knowledge != self.told.0 || meta.index != self.told.1 {
+        if told || meta.knowledge != self.told.0 || meta.index != self.told.1 {
             self.told = (meta.knowledge.clone(), meta.index);
             self.outlet.progress.send_modify(|count| *count += 1);
             self.status_stale = true;

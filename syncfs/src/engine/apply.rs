@@ -258,8 +258,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 }
             },
             Decision::Conflict { .. } if in_log => Ok(Outcome::Again),
-            Decision::Conflict { .. } if entry.as_ref().is_some_and(|entry| entry.behind.is_some()) => {
-                self.current_first(&path)
+            Decision::Conflict { version, .. }
+                if entry.as_ref().is_some_and(|entry| entry.behind.is_some()) =>
+            {
+                self.current_first(entry, record, version, last)
             }
             Decision::Conflict { theirs_wins, version, copy } => {
                 let ours = entry.expect("a conflict is with something");
@@ -382,6 +384,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Removes what is of another kind than its successor. Should that not come to stand there, nobody has deleted anything.
     pub(super) fn give_way(&mut self, path: &RelPath, stands: &Stat) -> Result<(), StoreError> {
         self.disk.remove(path, stands)?;
+        self.pending.update(&(path.clone(), OWN), |restore| restore.over = None);
         match self.index.entry(path)? {
             Some(entry) if entry.record.kind.is_live() => self.put_entry(&Entry { seen: None, ..entry }),
             _ => Ok(()),
@@ -409,12 +412,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// What a receiver's directory holds that nobody else has is set aside, so that the directory can go.
     fn empty_out(&mut self, path: &RelPath) -> Result<Outcome, StoreError> {
-        self.undo_below(path, None)?;
-        match self.stat(path)? {
-            Some(stat) if stat.kind == FileKind::Dir => {
-                Ok(Outcome::Stuck("something in the directory cannot be set aside".to_owned()))
-            }
-            _ => Ok(Outcome::Again),
+        self.empty(path)?;
+        let emptied = match self.stat(path)? {
+            Some(stat) if stat.kind == FileKind::Dir => self.disk.remove(path, &stat),
+            _ => Ok(()),
+        };
+        match emptied {
+            Ok(()) => Ok(Outcome::Again),
+            Err(error) if error.is_final() => Err(error.into()),
+            Err(_) => Ok(Outcome::Stuck("something in the directory cannot be set aside".to_owned())),
         }
     }
 
@@ -456,15 +462,8 @@ pub(super) fn can_adjust<'a>(entry: &Entry, record: &'a Record) -> Option<(&'a A
     }
 }
 
-/// Whether what stands there is what the index has seen: nothing if it has seen nothing, any directory for a
-/// directory, else the very same file. A directory may stand where none was seen: its own record is yet to come.
+/// Whether what stands there is what the index has seen: nothing if it has seen nothing, else the very same file. A directory may
+/// stand in any place: its own record is yet to come, or a user made it where a stale version stood; it goes only when it is empty.
 fn is_as_planned(stands: Option<&Stat>, planned: Option<&Stat>) -> bool {
-    match (stands, planned) {
-        (None, None) => true,
-        (Some(stands), None) => stands.kind == FileKind::Dir,
-        (Some(stands), Some(planned)) => {
-            stands == planned || stands.kind == FileKind::Dir && planned.kind == FileKind::Dir
-        }
-        (None, Some(_)) => false,
-    }
+    stands == planned || stands.is_some_and(|stands| stands.kind == FileKind::Dir)
 }

@@ -33,7 +33,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
             if acked < token.sequence {
                 let behind = token.sequence - acked.max(self.meta.base.min(token.sequence));
-                lags.push(Lag { device, behind, connected: self.is_connected(&device) });
+                let (connected, paused) = (self.is_connected(&device), self.peer_pause(&device));
+                lags.push(Lag { device, behind, connected, paused });
             }
         }
         Ok(lags)
@@ -57,6 +58,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let behind = token.sequence.saturating_sub(known);
         let connected = self.is_connected(&token.device);
-        Ok((behind > 0).then_some(Lag { device: self.meta.device, behind, connected }))
+        let paused = self.room.pause().map(|pause| pause.why);
+        Ok((behind > 0).then_some(Lag { device: self.meta.device, behind, connected, paused }))
     }
 }

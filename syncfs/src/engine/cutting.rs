@@ -1,21 +1,19 @@
-//! Cuts of groups (see [`crate::cutting`]), on the replica that writes them: all changed paths of a group are read in one
-//! window, and become versions together, under consecutive sequences, if nothing in the group changed from before the first
-//! read to after the last. Otherwise none does, and the group is looked at again.
-//!
-//! Fingerprints prove that: a group is only read when every later change would show in them, which takes a pause of a tick of
-//! the filesystem's clock (see [`Disk::shows_changes`]).
+//! Cuts of groups (see [`crate::cutting`]), on the replica that writes them: all changed paths of a group are read as they stood
+//! at one moment (see `window`), and become versions together, under consecutive sequences. Where there is no such moment, none
+//! does, and the group is looked at again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cutting::{CutBy, CutRule, Group, Groups};
-use crate::disk::{Disk, DiskError, FileKind, Stat};
+use crate::disk::{Disk, DiskError};
 use crate::error::StoreError;
 use crate::index::Index;
 use crate::path::RelPath;
-use crate::record::Kind;
-use crate::status::{Problem, ScanReport};
+use crate::status::Problem;
 use crate::wire::Message;
 
+use super::held::Held;
+use super::window::{Changed, Member, Read};
 use super::{Engine, SessionId};
 
 /// Said of a group that is written without a pause.
@@ -26,8 +24,12 @@ const RESTLESS: &str =
 #[derive(Debug, Default)]
 pub(super) struct Cutting {
     rules: Vec<CutRule>,
-    /// Groups, by name, of which something is to be taken up.
-    changed: BTreeSet<RelPath>,
+    /// Groups, by name, of which something is to be taken up, and what.
+    changed: BTreeMap<RelPath, Changed>,
+    /// Those that are as they were cut last but for where a change is noticed. Not those of which a part was not taken up: the next
+    /// cut has to find it.
+    noticed: BTreeSet<RelPath>,
+    pub(super) held: Held,
     /// The group whose versions are being made.
     open: Option<RelPath>,
     /// Our sequence at the last cut of each.
@@ -46,9 +48,28 @@ impl Cutting {
     }
 
     /// Whether a group is cut between commands.
-    fn has_hook(&self, name: &RelPath) -> bool {
+    pub(super) fn has_hook(&self, name: &RelPath) -> bool {
         let hooks = self.rules.iter().filter(|rule| matches!(rule.by, CutBy::Hook(_)));
         hooks.filter_map(|rule| rule.paths.first()).any(|first| first == name)
+    }
+
+    /// Something changed in a group. Returns whether nothing else was to be taken up of it.
+    fn change(&mut self, name: RelPath, path: &RelPath) -> bool {
+        let is_first = !self.changed.contains_key(&name);
+        let new = match self.noticed.contains(&name) {
+            true => Changed::Paths(BTreeSet::new()),
+            false => Changed::Anywhere,
+        };
+        self.changed.entry(name).or_insert(new).add(path);
+        is_first
+    }
+
+    /// Whether the next cut of a group need only look where changes are noticed.
+    pub(super) fn noticed(&mut self, name: &RelPath, every: bool) {
+        match every {
+            true => self.noticed.insert(name.clone()),
+            false => self.noticed.remove(name),
+        };
     }
 
     pub(super) fn cut_at(&self, name: &RelPath) -> Option<u64> {
@@ -66,6 +87,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// The groups of the one writer are those of its rules, if it has any.
     pub(super) fn take_over_groups(&mut self) {
         let own = Groups::of_rules(&self.cutting.rules);
+        // What this replica did not cut before is looked at as a whole.
+        self.cutting.noticed.clear();
+        self.cutting.changed.values_mut().for_each(|changed| *changed = Changed::Anywhere);
         if self.is_undoing() || self.cutting.rules.is_empty() {
             return;
         }
@@ -104,10 +128,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.is_undoing() || self.cutting.open.as_ref() == Some(&name) {
             return false;
         }
-        if !self.cutting.has_hook(&name) && self.cutting.changed.insert(name.clone()) {
-            self.unsettle(&name);
+        if !self.cutting.has_hook(&name) && self.cutting.change(name, path) {
+            self.unsettle(path);
         }
         true
+    }
+
+    /// Whether something of this group is to be taken up.
+    pub(super) fn is_to_be_cut(&self, name: &RelPath) -> bool {
+        self.cutting.changed.contains_key(name)
     }
 
     /// The name of the group that a path belongs to.
@@ -117,9 +146,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Cuts the groups of which something changed; with `paced`, no more often than databases are cut.
     pub(super) fn cut_changed(&mut self, paced: bool) -> Result<(), StoreError> {
-        for name in std::mem::take(&mut self.cutting.changed) {
+        let names: Vec<_> = self.cutting.changed.keys().cloned().collect();
+        for name in names {
             if paced && self.put_off(&name)? {
-                self.unsettled.remove(&name);
+                self.settled(&name);
             } else {
                 self.cut_group(&name)?;
             }
@@ -164,13 +194,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Takes a cut of a group, if something of it changed. Returns whether what stands in it is taken up.
     fn cut_group(&mut self, name: &RelPath) -> Result<bool, StoreError> {
+        // Nobody noted what changed where commands say when to look.
+        let mut changed = self.cutting.changed.remove(name).unwrap_or(Changed::Anywhere);
         let Some(group) = self.meta.cuts.groups.of(name).cloned() else { return Ok(true) };
-        match self.read_group(&group) {
-            Ok(Some(read)) => self.publish_group(name, read),
-            Ok(None) => {
+        match self.read_group(&group, &mut changed) {
+            Ok(read) if read.is_empty() => {
                 self.is_cut(name);
                 Ok(true)
             }
+            Ok(read) => self.publish_group(name, read),
             Err(StoreError::Disk(error)) if !error.is_final() => {
                 self.pace_again(name);
                 let restless = matches!(error, DiskError::Busy(_) | DiskError::Changed);
@@ -178,7 +210,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
                     self.is_restless(name);
                 }
                 if restless && !self.cutting.has_hook(name) {
-                    self.unsettle(name);
+                    self.unsettle(changed.first().unwrap_or(name));
+                    self.cutting.changed.insert(name.clone(), changed);
+                } else {
+                    self.cutting.noticed(name, false);
                 }
                 self.problem(Some(name), if restless { RESTLESS.to_owned() } else { error.to_string() });
                 Ok(false)
@@ -187,79 +222,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    /// What changed in a group, read in one piece; `None` if nothing did.
-    fn read_group(&mut self, group: &Group) -> Result<Option<Read>, StoreError> {
-        let before = self.stand(group)?;
-        let mut changed = Vec::new();
-        for (path, stat) in &before {
-            let entry = self.index.entry(path)?;
-            let same = entry.as_ref().is_some_and(|entry| entry.is_seen(stat));
-            if !same {
-                changed.push((path, *stat, entry));
-            }
-        }
-        let gone = self.gone_of(group, &before)?;
-        if changed.is_empty() && gone.is_empty() {
-            return Ok(None);
-        }
-        self.note_names(&before);
-        for (path, stat) in &before {
-            if !self.disk.shows_changes(path, stat)? {
-                return Err(DiskError::Changed.into());
-            }
-        }
-        let mut read = Read { changed: Vec::new(), gone, present: before.clone() };
-        for (path, stat, entry) in changed {
-            let names = self.other_names(path, &stat)?;
-            let cut = (path.clone(), self.read_kind(path, &stat, entry.as_ref(), &names)?);
-            let is_database = self.cutting.last_cut.as_ref() == Some(path);
-            if let (path, Some((kind, seen))) = cut {
-                read.changed.push((path, kind, seen, is_database));
-            }
-        }
-        if self.stand(group)? != before {
-            return Err(DiskError::Changed.into());
-        }
-        Ok(Some(read))
-    }
-
-    /// All that stands in a group, in path order.
-    fn stand(&mut self, group: &Group) -> Result<Vec<(RelPath, Stat)>, StoreError> {
-        let (mut present, mut unread) = (Vec::new(), Vec::new());
-        for path in group.paths() {
-            let Some(stat) = self.stat(path)? else { continue };
-            if self.is_ignored_path(path, Some(&stat), None) {
-                continue;
-            }
-            present.push((path.clone(), stat));
-            if stat.kind == FileKind::Dir {
-                self.walk(Some(path), &mut present, &mut unread)?;
-            }
-        }
-        if !unread.is_empty() {
-            return Err(DiskError::Changed.into());
-        }
-        present.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(present)
-    }
-
-    fn gone_of(&self, group: &Group, present: &[(RelPath, Stat)]) -> Result<Vec<RelPath>, StoreError> {
-        let mut gone = Vec::new();
-        for path in group.paths() {
-            let mut known: Vec<_> = self.index.entry(path)?.into_iter().collect();
-            known.extend(self.index.below(path)?);
-            known.retain(|entry| {
-                let path = &entry.record.path;
-                let stands = present.binary_search_by(|(other, _)| other.cmp(path)).is_ok();
-                entry.record.kind.is_live() && !stands && !self.is_ignored_path(path, None, Some(entry))
-            });
-            gone.extend(known.into_iter().map(|entry| entry.record.path));
-        }
-        Ok(gone)
-    }
-
     fn publish_group(&mut self, name: &RelPath, read: Read) -> Result<bool, StoreError> {
-        if !self.believes(&read.gone, &read.present)? {
+        let found: Vec<_> = read.found.iter().map(|(path, stat)| (path.clone(), *stat)).collect();
+        let gone: Vec<_> = read.gone.iter().cloned().collect();
+        if !self.believes(&gone, &found)? {
+            self.cutting.noticed(name, false);
             return Ok(false);
         }
         self.cutting.open = Some(name.clone());
@@ -273,26 +240,26 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     fn take_up_group(&mut self, read: Read) -> Result<(), StoreError> {
-        for (path, kind, seen, is_database) in read.changed {
+        for (path, Member { kind, seen, is_database }) in read.changed {
             self.cutting.last_cut = is_database.then(|| path.clone());
             let entry = self.index.entry(&path)?;
             self.take_up_read(&path, entry, kind, seen)?;
         }
-        self.take_up_gone(read.gone, &mut ScanReport::default())
+        // As the cut has it, whatever stands there by now.
+        read.gone.iter().rev().try_for_each(|path| self.observe(path, None).map(drop))
     }
 
     fn is_cut(&mut self, name: &RelPath) {
-        self.cutting.changed.remove(name);
-        self.unsettled.remove(name);
+        self.settled(name);
         self.solved(name);
     }
-}
 
-/// The changed part of a group.
-struct Read {
-    changed: Vec<(RelPath, Kind, Stat, bool)>,
-    gone: Vec<RelPath>,
-    present: Vec<(RelPath, Stat)>,
+    /// Nothing of a group has to be looked at soon.
+    fn settled(&mut self, name: &RelPath) {
+        if let Some(group) = self.meta.cuts.groups.of(name) {
+            self.unsettled.retain(|path| !group.holds(path));
+        }
+    }
 }
 
 fn united(ours: &Groups, theirs: &Groups) -> Groups {

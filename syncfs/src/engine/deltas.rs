@@ -26,7 +26,7 @@ use crate::fence::{Fence, Tenure};
 use crate::index::{Behind, Entry, Index};
 use crate::path::RelPath;
 use crate::reconcile::{Decision, reconcile};
-use crate::record::{Content, Kind, Record};
+use crate::record::{Content, Kind, Record, VersionVector};
 use crate::status::{Event, Role, Unmaterialised};
 
 use super::apply::Outcome;
@@ -389,12 +389,41 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    /// Before a version takes the place of one that is not visible yet, where that is to be kept: it is made visible first.
-    pub(super) fn current_first(&mut self, path: &RelPath) -> Result<Outcome, StoreError> {
-        Ok(match self.want_current(path)? {
+    /// Before a peer's version meets one that is not visible yet, which was written at the same time: that is made visible first, unless
+    /// nobody has it any more.
+    pub(super) fn current_first(
+        &mut self,
+        entry: Option<Entry>,
+        theirs: Record,
+        version: VersionVector,
+        last: bool,
+    ) -> Result<Outcome, StoreError> {
+        let path = theirs.path.clone();
+        if self.is_lost(&path)? {
+            let seen_both = Record { version, ..theirs.clone() };
+            let resolved = self.own_version(Some(&seen_both), &path, theirs.kind);
+            return self.replace(entry, resolved, last);
+        }
+        Ok(match self.want_current(&path)? {
             true => Outcome::Again,
             false => Outcome::Stuck("waits for the rest of the version that it replaces".to_owned()),
         })
+    }
+
+    /// Whether nobody has the current version any more: what its delta builds on was overwritten here, and every replica that this one
+    /// ever met was asked for it, twice, in vain. Whoever had that content before has gone on from it, so nothing is lost with it.
+    fn is_lost(&self, path: &RelPath) -> Result<bool, StoreError> {
+        let key = (path.clone(), OWN);
+        let Some(pending) = self.pending.get(&key).filter(|pending| matches!(pending.stage, Stage::Gone))
+        else {
+            return Ok(false);
+        };
+        let asked = |device| {
+            let mut asked = pending.asked.iter().filter_map(|id| self.sessions.get(id));
+            asked.any(|session| session.ended.is_none() && session.peer == Some(device))
+        };
+        let everybody = self.index.peers()?.into_iter().all(|(device, _)| asked(device));
+        Ok(everybody && self.was_tried(&key))
     }
 
     /// Whether new versions of a path may be invisible for a while.

@@ -60,6 +60,9 @@ pub(super) struct Session {
     farewell: bool,
     /// The last thing that was sent were chunks: records have their turn.
     served: bool,
+    /// What was last said of a pause here, and what the peer last said of its own.
+    told_pause: Option<String>,
+    pause: Option<String>,
     control: VecDeque<Message>,
     serve: VecDeque<Want>,
     last_heard_ms: u64,
@@ -206,6 +209,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Message::Gone(hash) => self.chunk_gone(id, hash),
             Message::Groups(groups) => self.learn_groups(id, groups),
             Message::Refused { path, .. } => self.event(Event::Refused(path)),
+            Message::Paused(why) => {
+                session.pause.clone_from(&why);
+                let device = session.peer.expect("nothing comes before Hello");
+                self.event(Event::PeerPaused { device, why });
+            }
             Message::Ping => {}
             Message::Bye(reason) => {
                 session.farewell = true;
@@ -401,7 +409,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 session.inn.knowledge = session.inn.knowledge.merged(&theirs);
                 self.meta.cuts.mark.complete(&mark);
                 self.meta.knowledge = knowledge;
-                self.drop_stale()?;
+                self.drop_stale(peer)?;
             }
         }
         self.commit()
@@ -419,11 +427,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.sessions.entry(id).and_modify(|session| session.last_heard_ms = now_ms);
     }
 
+    fn session_with(&self, device: &DeviceId) -> Option<(&SessionId, &Session)> {
+        let open = |session: &Session| session.ended.is_none() && session.peer.as_ref() == Some(device);
+        self.sessions.iter().find(|(_, session)| open(session))
+    }
+
+    /// Why a peer fetches nothing for now.
+    pub(super) fn peer_pause(&self, device: &DeviceId) -> Option<String> {
+        self.session_with(device)?.1.pause.clone()
+    }
+
     /// What is on its way from a peer, and what of it came since its session began.
     pub(super) fn transfer_from(&self, device: &DeviceId) -> Transfer {
-        let open = |session: &&Session| session.ended.is_none() && session.peer.as_ref() == Some(device);
-        let session = self.sessions.iter().find(|(_, session)| open(session));
-        session.map_or_else(Transfer::default, |(id, session)| {
+        self.session_with(device).map_or_else(Transfer::default, |(id, session)| {
             let (left_bytes, done_bytes) = session.wants.progress();
             Transfer { left_files: self.pending.count(*id) as u64, left_bytes, done_bytes }
         })

@@ -2,7 +2,7 @@
 
 use crate::branch::{Cause, Kept, What};
 use crate::cutting::CutState;
-use crate::device::IndexId;
+use crate::device::{DeviceId, IndexId};
 use crate::disk::{Disk, Stat};
 use crate::error::{FenceError, StoreError};
 use crate::fence::{Fence, SplitEpoch};
@@ -227,7 +227,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if !stands || !entry.record.kind.is_live() || ignored {
                 // Perhaps an edit still stands there that was to be replaced by this version.
                 self.unsettle(&path);
-                self.forget(&path)?;
+                self.lose_stale(entry)?;
                 continue;
             }
             entry.seen = match entry.seen {
@@ -237,7 +237,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 seen => seen.or(edit),
             };
             if entry.seen.is_none() {
-                self.forget(&path)?;
+                self.lose_stale(entry)?;
                 continue;
             }
             entry.stale = true;
@@ -247,14 +247,25 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(true)
     }
 
+    /// Nothing of a stale version stands here any more. What belongs in its place, perhaps an older version of this replica's own, is
+    /// not known before a peer has told everything; until then the entry stays, and no peer is told what this replica has seen: it
+    /// would not tell that version again.
+    pub(super) fn lose_stale(&mut self, entry: Entry) -> Result<(), StoreError> {
+        if self.receives_only() || entry.record.version.is_empty() {
+            return self.forget(&entry.record.path);
+        }
+        if entry.stale && entry.seen.is_none() {
+            return Ok(());
+        }
+        self.is_sound_again(&entry.record.path)?;
+        self.put_entry(&Entry { seen: None, stale: true, behind: None, ..entry })
+    }
+
     /// Sequences stay unique, but what peers were told before is void, and they are asked for everything again.
     pub(super) fn begin_index(&mut self) -> Result<(), StoreError> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(self.meta.device.as_bytes()).update(&self.meta.index.0.to_le_bytes());
-        hasher.update(&self.next_sequence().to_le_bytes());
-        let word = hasher.finalize().as_bytes()[..8].try_into().expect("a hash has more than eight bytes");
-        self.meta.index = IndexId(u64::from_le_bytes(word));
+        self.meta.index = IndexId(self.disk.chance()?);
         self.meta.knowledge = VersionVector::default();
+        self.uncommitted = true;
         // What stands here is no state of the folder any more, until a peer has told all of one.
         self.meta.cuts.mark = CutState::unknown().mark;
         for (device, _) in self.index.peers()? {
@@ -265,9 +276,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// A peer that is itself current has told everything since this life of the index began: what still stands in a stale
     /// version has no other.
-    pub(super) fn drop_stale(&mut self) -> Result<(), StoreError> {
+    pub(super) fn drop_stale(&mut self, peer: DeviceId) -> Result<(), StoreError> {
         let cause = if self.meta.rejoining { Cause::Rejoined } else { Cause::FollowerEdit };
-        self.rejoined()?;
+        self.rejoined(peer)?;
         if self.stale == 0 {
             return Ok(());
         }
@@ -285,6 +296,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 stands => stands,
             };
             let removed = match (stands, entry.seen) {
+                // What stands where nothing of it did is looked at by itself.
+                (_, None) => Ok(()),
                 _ if self.is_ignored(&entry.record, None) => Ok(()),
                 (Some(stat), _) if stat.kind == crate::disk::FileKind::Dir => self.disk.remove(path, &stat),
                 // Another name of the inode may have come or gone since: that is no change of what was set aside.

@@ -313,7 +313,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Some(entry) if entry.behind.is_some() && entry.seen.is_some() => {
                 self.observe_behind(path, entry, kind, stat)
             }
-            Some(mut entry) if entry.record.kind == kind => {
+            Some(mut entry) if entry.record.kind == kind && !(entry.stale && entry.seen.is_none()) => {
                 let restored = entry.seen.is_none();
                 entry.behind = None;
                 entry.seen = Some(stat);
@@ -360,7 +360,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     fn observe_absence(&mut self, mut entry: Entry) -> Result<Observed, StoreError> {
         let path = entry.record.path.clone();
         if entry.stale {
-            self.forget(&path)?;
+            self.lose_stale(entry)?;
             return Ok(Observed::Same);
         }
         let kept = entry.behind.is_some() || self.comes_back(&path) || self.gave_way(&entry.record)?;

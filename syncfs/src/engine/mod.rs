@@ -26,6 +26,7 @@ mod expiring;
 mod fencing;
 mod grouping;
 mod guarding;
+mod held;
 mod ignoring;
 mod intake;
 mod keeping;
@@ -38,11 +39,13 @@ mod reading;
 mod rejoining;
 mod reporting;
 mod restoring;
+mod retrying;
 mod room;
 mod scanning;
 mod transfer;
 mod undoing;
 mod wants;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,8 +77,9 @@ pub use guarding::MASS_DELETION_MIN;
 pub use moves::MOVES_KEPT_MAX;
 pub use pacing::{CUT_EVERY_MS, CUT_WAIT_MAX_MS};
 pub use reporting::{EVENTS_MAX, PROBLEMS_MAX};
+pub use retrying::{TRY_AGAIN_MAX_MS, TRY_AGAIN_MS};
 pub use room::LOOK_FOR_ROOM_MS;
-pub use transfer::{TRY_AGAIN_MAX_MS, TRY_AGAIN_MS, WORK_BYTES};
+pub use transfer::WORK_BYTES;
 pub use wants::WINDOW_BYTES;
 
 /// Names one stream within one run of an engine. The caller never uses one twice.
@@ -137,7 +141,7 @@ pub struct Engine<D, I> {
     moves: Vec<Made>,
     edits: edits::Edits,
     stale: u64,
-    retry: transfer::Retry,
+    retry: retrying::Retry,
     refused: u64,
     uncommitted: bool,
     life: rejoining::Life,
@@ -186,7 +190,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             moves: Vec::new(),
             edits: edits::Edits::default(),
             stale: 0,
-            retry: transfer::Retry::default(),
+            retry: retrying::Retry::default(),
             refused: 0,
             uncommitted: false,
             life,

@@ -98,11 +98,13 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Looks at what was put off and is due.
     pub(super) fn take_up_due(&mut self) -> Result<(), StoreError> {
         let due = self.pace.due_ms.iter().filter(|(_, due_ms)| **due_ms <= self.now_ms);
-        let due: Vec<_> = due.map(|(path, _)| path.clone()).collect();
+        let mut due: Vec<_> = due.map(|(path, _)| path.clone()).collect();
         if due.is_empty() {
             return Ok(());
         }
         self.pace.due_ms.retain(|_, due_ms| *due_ms > self.now_ms);
+        // Where a group changed is known.
+        due.retain(|path| !self.is_to_be_cut(path));
         self.touched(due, true)
     }
 

@@ -8,14 +8,16 @@
 //! * what is missing was not deleted: it comes back;
 //! * it claims to know nothing, so that peers tell it all, its own forgotten writes among it.
 //!
-//! Then what no peer has, not even as a deletion, is new. Counters go on in a new life, which begins above all that a peer has ever
-//! seen of this replica and is a writer of its own in every version vector: no dot is used twice, and whoever knows all that
-//! is written from now on is still told what was forgotten.
+//! Then what no peer has, not even as a deletion, is new. Counters go on in a new life, which is a writer of its own in every
+//! version vector: whoever knows all that is written from now on is still told what was forgotten. It begins above all that this
+//! peer has ever seen of the replica, further on by chance: a life may have been forgotten, too, of which only other peers know
+//! (a backup that is restored twice), and the dots of the two must not be the same. They are in one of a thousand such cases.
 //!
 //! *Copies.* Two replicas under one key (a cloned machine) look like this to each other's peers: each writes under counters that
-//! the other never gave out, and they would make each other rejoin for ever. But after a leap nothing that an earlier life wrote can
-//! be above; so who has to rejoin for the second time in one run knows that somebody else writes under its key. It ends the
-//! session, says so, and tells that peer nothing more; the other one goes on. Nothing is lost: what is written here stays here.
+//! the other never gave out, and they would make each other rejoin for ever. But once a peer has told everything, nothing that an
+//! earlier life wrote can be above at this peer; so who would have to rejoin because of it knows that somebody else writes under its
+//! key. It ends the session, says so, and tells that peer nothing more; the other one goes on. Nothing is lost: what is written
+//! here stays here. So it is, without a copy, where that peer heard only afterwards of a life that was forgotten: a restart ends it.
 //!
 //! *Nobody remembers.* Where all replicas rejoin, each waits for another. That is not ended by itself: a replica that is
 //! away may remember, and what was deleted there would come back. A person says that there is none
@@ -25,6 +27,9 @@
 //! made; what was edited here since the beginning of this run is unknown then, what is older is taken for what it says. Not
 //! noticed are edits under a forgotten counter that reach a third replica before a peer that knows better is met.
 
+use std::collections::BTreeSet;
+
+use crate::device::DeviceId;
 use crate::disk::{Disk, DiskError, Keep, Stat};
 use crate::error::{StoreError, Violation};
 use crate::index::{Entry, Index};
@@ -50,8 +55,8 @@ const CLONED: &str = "another replica writes under this one's key: it is a copy 
 pub(super) struct Life {
     /// The last sequence of the life before: what has more is of this one.
     began_at: u64,
-    /// Counters went on above all that a peer had seen.
-    leapt: bool,
+    /// Since counters went on above all that a peer had seen: the peers that have told everything.
+    told_all: Option<BTreeSet<DeviceId>>,
     cloned: bool,
 }
 
@@ -87,10 +92,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
             session.fail(Violation::Record("a counter of this replica that it cannot reach"));
             return Ok(true);
         }
-        if self.life.leapt {
+        let session = self.sessions.get_mut(&id).expect("the caller checked the session");
+        let peer = session.peer.filter(|_| !self.meta.rejoining);
+        if peer.is_some_and(|peer| self.life.told_all.as_ref().is_some_and(|told| told.contains(&peer))) {
+            session.fail(Violation::Cloned);
             self.life.cloned = true;
             self.event(Event::Problem(Problem { path: None, what: CLONED.to_owned() }));
-            self.sessions.get_mut(&id).expect("the caller checked the session").fail(Violation::Cloned);
             return Ok(true);
         }
         self.rejoin(counter).map(|()| true)
@@ -98,8 +105,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Whether this replica gave a counter out in a life that it does not remember at all: it was made anew under an old key.
     fn is_forgotten(&self, counter: u64) -> bool {
-        let met =
-            self.life.leapt || self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
+        let met = self.life.told_all.is_some()
+            || self.meta.knowledge.iter().any(|(device, _)| *device != self.meta.device);
         // The base itself is no write's: a peer that was told of none has heard just that.
         (1..self.meta.base).contains(&counter) && !self.meta.rejoining && !met
     }
@@ -116,10 +123,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 edits.push(entry.clone());
             }
         })?;
-        self.meta.sequence = next_life(self.meta.sequence.max(known));
+        self.meta.sequence = next_life(self.meta.sequence.max(known), self.disk.chance()?);
         self.meta.base = self.meta.sequence;
         self.meta.rejoining = true;
-        (self.life.began_at, self.life.leapt) = (self.meta.sequence, true);
+        self.life.began_at = self.meta.sequence;
+        self.life.told_all.get_or_insert_default();
         for entry in edits {
             // What is found is what is visible.
             let Entry { record, seen, .. } = self.shown(entry)?;
@@ -163,7 +171,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// A peer has told everything, and all of it stands here: what else was found is this replica's own.
-    pub(super) fn rejoined(&mut self) -> Result<(), StoreError> {
+    pub(super) fn rejoined(&mut self, peer: DeviceId) -> Result<(), StoreError> {
+        if let Some(told_all) = &mut self.life.told_all {
+            told_all.insert(peer);
+        }
         if !self.end_rejoining() || self.is_undoing() {
             // Whoever follows has no versions of its own.
             return Ok(());

@@ -35,7 +35,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let acked = if state.ours == Some(self.meta.index) { state.acked } else { 0 };
             let behind = self.meta.sequence.saturating_sub(acked.max(self.meta.base));
             let (connected, transfer) = (self.is_connected(&device), self.transfer_from(&device));
-            PeerStatus { device, connected, acked, behind, transfer }
+            PeerStatus { device, connected, acked, behind, paused: self.peer_pause(&device), transfer }
         });
         Ok(Status {
             device: self.meta.device,

@@ -29,6 +29,11 @@ impl Room {
         self.short.as_ref().map(|_| self.looked_ms + LOOK_FOR_ROOM_MS)
     }
 
+    /// Why there is none.
+    pub(super) fn why(&self) -> Option<&String> {
+        self.short.as_ref()
+    }
+
     pub(super) fn pause(&self) -> Option<Pause> {
         let pause = |why: &String| Pause { why: why.clone(), since_ns: 0, only_receiving: true };
         self.short.as_ref().map(pause)

@@ -2,7 +2,7 @@
 //! other local files hold, and the rest from the peer, within a window. Every byte is checked against its chunk's
 //! hash before it enters a stage, or where it is found in one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::chunk::is_zeros;
 use crate::disk::{Disk, DiskError, Run, is_intact};
@@ -15,26 +15,14 @@ use crate::record::{Chunk, Kind, Record};
 use crate::wire::Want;
 
 use super::apply::can_adjust;
-use super::pending::{Fetched, Key, Missing, Pending, Stage, content_of};
+use super::pending::{Fetched, Key, Missing, Stage, content_of};
 use super::wants::SMALL_BYTES;
 use super::{Engine, OWN, SessionId};
 
-/// Pause before a version whose content could not be had or placed is tried again, in milliseconds.
-pub const TRY_AGAIN_MS: u64 = 200;
-/// The longest such pause, for a version that was tried in vain again and again, in milliseconds.
-pub const TRY_AGAIN_MAX_MS: u64 = 10_000;
 /// How much one call of [`Engine::work`] reads, at most about, in bytes.
 pub const WORK_BYTES: u64 = 8 << 20;
 /// How many versions one call of [`Engine::work`] looks for.
 const WORK_VERSIONS: usize = 256;
-
-/// The last attempt at versions that could not be had.
-#[derive(Debug, Default)]
-pub(super) struct Retry {
-    at_ms: u64,
-    pause_ms: u64,
-    tried: BTreeSet<Key>,
-}
 
 impl<D: Disk, I: Index> Engine<D, I> {
     /// Advances what was offered, by a bounded amount. Returns whether there is more to do right now.
@@ -57,44 +45,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.pending.is_busy()
-    }
-
-    /// The path has another version here now: what still waits for content of it may not need it any more.
-    pub(super) fn reconsider(&mut self, path: &RelPath) {
-        self.pending.update_path(path, |_, pending| {
-            if matches!(pending.stage, Stage::Fetching(_) | Stage::Gone) {
-                pending.restart();
-            }
-        });
-    }
-
-    /// When offered versions whose content could not be had or placed are due again.
-    pub(super) fn try_again_at(&self) -> Option<u64> {
-        if self.room.is_short() {
-            return None;
-        }
-        let (mut gone, retry) = (self.gone().peekable(), &self.retry);
-        gone.peek()?;
-        let pause_ms = if gone.all(|key| retry.tried.contains(&key)) { retry.pause_ms } else { TRY_AGAIN_MS };
-        Some(retry.at_ms + pause_ms)
-    }
-
-    /// What could not be had or placed. A restore begins again by itself when somebody comes who can be asked.
-    fn gone(&self) -> impl Iterator<Item = Key> {
-        let alone = self.sessions.values().all(|session| session.ended.is_some() || session.peer.is_none());
-        self.pending.gone().filter(move |key| !(alone && key.1 == OWN))
-    }
-
-    /// A peer that could not read its file, a disk that was full: neither lasts, and neither announces its end. What was tried in
-    /// vain before is tried less and less often.
-    pub(super) fn try_again(&mut self) {
-        if self.try_again_at().is_some_and(|at| at <= self.now_ms) {
-            let gone: BTreeSet<_> = self.gone().collect();
-            gone.iter().for_each(|key| self.pending.update(key, Pending::ask_again));
-            let again = gone.iter().all(|key| self.retry.tried.contains(key));
-            let pause_ms = if again { (self.retry.pause_ms * 2).min(TRY_AGAIN_MAX_MS) } else { TRY_AGAIN_MS };
-            self.retry = Retry { at_ms: self.now_ms, pause_ms, tried: gone };
-        }
     }
 
     /// Looks for the next chunks of one version, within the budget.
@@ -230,7 +180,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// Whether the content of a version can be had from anywhere, should its file here be gone.
     pub(super) fn is_recoverable(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let record = &entry.record;
+        let holder = self.meta.fences.current().filter(|fence| fence.holder != self.meta.device);
         if record.by != self.meta.device
+            // What the holder built on it has, or a newer one, whatever peers have acknowledged in this life of the index.
+            || holder.is_some_and(|fence| record.is_known_to(&fence.base))
             || self.sessions.values().any(|peer| peer.peer_covers(&record.version))
         {
             return Ok(true);

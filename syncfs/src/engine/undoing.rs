@@ -43,12 +43,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return self.put_entry(&Entry { seen: Some(seen), ..entry.clone() });
         }
         if stat.kind == FileKind::Dir {
-            // An unreplicated directory goes once its entries are set aside; an empty one holds nothing to keep.
-            return match self.disk.remove(path, stat) {
-                Ok(()) => self.restore_over(entry),
-                Err(error) if error.is_final() => Err(error.into()),
-                Err(_) => self.undo_below(path, entry),
-            };
+            return self.undo_dir(path, entry);
         }
         let Some(stat) = self.set_edit_aside(path, entry.as_ref(), kind, stat)? else { return Ok(()) };
         match entry {
@@ -57,7 +52,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 self.forget(&entry.record.path)?;
                 self.remove_edit(path, &stat)
             }
-            Some(mut entry) if entry.stale => {
+            Some(mut entry) if entry.stale && entry.record.kind.is_live() => {
                 entry.seen = Some(stat);
                 self.put_entry(&entry)
             }
@@ -80,7 +75,27 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
     }
 
-    pub(super) fn undo_below(&mut self, dir: &RelPath, entry: Option<Entry>) -> Result<(), StoreError> {
+    /// A directory that may not be: its entries are set aside, then it goes; where something takes its place, it stays until that
+    /// is complete, like any edit.
+    fn undo_dir(&mut self, path: &RelPath, entry: Option<Entry>) -> Result<(), StoreError> {
+        self.empty(path)?;
+        let stat = self.stat(path)?.filter(|stat| stat.kind == FileKind::Dir);
+        let live = entry.filter(|entry| entry.record.kind.is_live());
+        if let Some(entry) = live.as_ref().filter(|entry| !entry.stale) {
+            self.put_entry(&Entry { seen: None, ..entry.clone() })?;
+            self.restore(entry.record.clone(), stat);
+            return Ok(());
+        }
+        match stat.map(|stat| self.disk.remove(path, &stat)) {
+            Some(Err(error)) if error.is_final() => Err(error.into()),
+            // A version of a stale tail is kept aside, and never put back.
+            Some(Ok(())) => live.map_or(Ok(()), |entry| self.lose_stale(entry)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets aside what a directory holds.
+    pub(super) fn empty(&mut self, dir: &RelPath) -> Result<(), StoreError> {
         let (mut present, mut unread) = (Vec::new(), Vec::new());
         self.walk(Some(dir), &mut present, &mut unread)?;
         present.sort_unstable_by(|a, b| b.0.cmp(&a.0));
@@ -89,22 +104,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 FileKind::Dir => drop(self.disk.remove(&path, &stat)),
                 _ => drop(self.observe(&path, Some(stat))?),
             }
-        }
-        match self.stat(dir)? {
-            Some(stat) if self.disk.remove(dir, &stat).is_ok() => self.restore_over(entry),
-            _ => Ok(()),
-        }
-    }
-
-    fn restore_over(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
-        if let Some(mut entry) = entry.filter(|entry| entry.record.kind.is_live()) {
-            if entry.stale {
-                // A version of a stale tail is kept aside, and never put back.
-                return self.forget(&entry.record.path);
-            }
-            entry.seen = None;
-            self.put_entry(&entry)?;
-            self.restore(entry.record, None);
         }
         Ok(())
     }

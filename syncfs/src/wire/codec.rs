@@ -1,27 +1,25 @@
 //! Bytes <-> [`Message`]. Integers are little-endian; lists and texts have a `u32` count before them, which is checked
 //! against its limit and against the bytes that are left before anything is allocated.
 
+mod chunks;
 mod cuts;
 mod edited;
 mod kind;
-#[cfg(feature = "driver")]
-mod single;
 mod want;
 
 #[cfg(feature = "driver")]
-pub(crate) use cuts::{decode_cuts, encode_cuts};
+pub(crate) use chunks::encode_parts;
 #[cfg(feature = "driver")]
-pub(crate) use single::{decode_frame, encode_parts};
+pub(crate) use cuts::{decode_cuts, encode_cuts};
+
+use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{
-    BYE_BYTES_MAX, CHUNKS_MAX, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, WANT_MAX,
-};
-use crate::chunk::CHUNK_BYTES_MAX;
+use super::{BYE_BYTES_MAX, FRAME_BYTES_MAX, MOVED_MAX, Message, Moved, Numbered, RECORDS_MAX, WANT_MAX};
 use crate::device::{DeviceId, FolderId, IndexId};
 use crate::fence::{FENCES_MAX, Fence, Tenure};
-use crate::hash::{Blob, ContentHash};
+use crate::hash::ContentHash;
 use crate::path::{PATH_BYTES_MAX, PathError, RelPath};
 use crate::record::{Record, VECTOR_DEVICES_MAX, VersionVector};
 
@@ -98,7 +96,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             out.word(*taken);
         }
         Message::Want(wants) => out.wants(wants),
-        Message::Chunks(blobs) => out.chunks(blobs),
+        Message::Chunks(blobs) => out.0 = chunks::parts(blobs).concat(),
         Message::Gone(hash) => {
             out.byte(8);
             out.0.extend_from_slice(hash.as_bytes());
@@ -115,6 +113,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
         }
         Message::Edited { round, edited } => out.edited(*round, edited),
         Message::Groups(groups) => out.groups_message(groups),
+        Message::Paused(why) => out.paused(why.as_deref()),
         Message::Ping => out.byte(10),
         Message::Patch { hash, runs } => out.patch(hash, runs),
         Message::Bye(reason) => {
@@ -133,7 +132,13 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     if bytes.len() > FRAME_BYTES_MAX {
         return Err(DecodeError::Limit("frame"));
     }
-    let mut input = Reader(bytes);
+    decode_frame(bytes.to_vec())
+}
+
+/// [`decode`] of bytes that the message may keep: chunks are parts of them.
+pub(crate) fn decode_frame(frame: Vec<u8>) -> Result<Message, DecodeError> {
+    let frame = Arc::new(frame);
+    let mut input = Reader(&frame);
     let message = match input.byte()? {
         1 => Message::Hello {
             version: u16::from_le_bytes(input.array()?),
@@ -161,21 +166,16 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             let count = input.count(WANT_MAX, 33, "want list")?;
             Message::Want((0..count).map(|_| input.want()).collect::<Result<_, _>>()?)
         }
-        7 => {
-            let count = input.count(CHUNKS_MAX, 5, "chunk list")?;
-            Message::Chunks((0..count).map(|_| input.blob()).collect::<Result<_, _>>()?)
-        }
+        7 => Message::Chunks(input.chunks(&frame)?),
         8 => Message::Gone(input.hash()?),
         9 => Message::Refused { path: input.path()?, epoch: input.word()? },
         10 => Message::Ping,
         12 => Message::Moved { round: input.word()?, moved: input.moved()? },
-        11 => {
-            let text = input.bytes(BYE_BYTES_MAX, "reason")?;
-            Message::Bye(String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Invalid("text"))?)
-        }
+        11 => Message::Bye(input.reason()?),
         13 => Message::Patch { hash: input.hash()?, runs: input.runs()? },
         14 => Message::Edited { round: input.word()?, edited: input.edited()? },
         15 => Message::Groups(input.groups()?),
+        16 => Message::Paused(if input.flag()? { Some(input.reason()?) } else { None }),
         _ => return Err(DecodeError::Unknown("message type")),
     };
     input.end()?;
@@ -242,6 +242,12 @@ impl Writer {
         self.0.extend_from_slice(bytes);
     }
 
+    fn paused(&mut self, why: Option<&str>) {
+        self.byte(16);
+        self.byte(u8::from(why.is_some()));
+        why.iter().for_each(|why| self.bytes(why.as_bytes()));
+    }
+
     fn folder(&mut self, folder: Option<FolderId>) {
         self.byte(u8::from(folder.is_some()));
         folder.iter().for_each(|folder| self.0.extend_from_slice(folder.as_bytes()));
@@ -253,13 +259,6 @@ impl Writer {
             self.0.extend_from_slice(device.as_bytes());
             self.word(*counter);
         }
-    }
-
-    fn chunks(&mut self, blobs: &[Blob]) {
-        self.0.reserve(5 + blobs.iter().map(|blob| 4 + blob.bytes().len()).sum::<usize>());
-        self.byte(7);
-        self.count(blobs.len());
-        blobs.iter().for_each(|blob| self.bytes(blob.bytes()));
     }
 
     fn fences(&mut self, fences: &[Fence]) {
@@ -345,13 +344,6 @@ impl<'a> Reader<'a> {
         Ok(ContentHash::from_bytes(self.array()?))
     }
 
-    fn blob(&mut self) -> Result<Blob, DecodeError> {
-        match self.bytes(CHUNK_BYTES_MAX, "chunk")? {
-            [] => Err(DecodeError::Invalid("chunk")),
-            bytes => Ok(Blob::new(bytes.to_vec())),
-        }
-    }
-
     /// A count of items of at least `least` bytes each.
     fn count(&mut self, most: usize, least: usize, what: &'static str) -> Result<usize, DecodeError> {
         let count = self.half()? as usize;
@@ -371,6 +363,11 @@ impl<'a> Reader<'a> {
 
     fn folder(&mut self) -> Result<Option<FolderId>, DecodeError> {
         Ok(if self.flag()? { Some(FolderId::from_bytes(self.array()?)) } else { None })
+    }
+
+    fn reason(&mut self) -> Result<String, DecodeError> {
+        let text = self.bytes(BYE_BYTES_MAX, "reason")?;
+        String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Invalid("text"))
     }
 
     fn path(&mut self) -> Result<RelPath, DecodeError> {

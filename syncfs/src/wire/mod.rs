@@ -25,7 +25,7 @@ use crate::path::RelPath;
 use crate::record::{Record, VersionVector};
 
 /// The version of this message set.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// The largest message, in bytes, without the length before it.
 pub const FRAME_BYTES_MAX: usize = (4 << 20) + (512 << 10);
 /// Most records in one [`Message::Records`].
@@ -38,7 +38,7 @@ pub const WANT_MAX: usize = 512;
 pub const CHUNKS_MAX: usize = 512;
 /// Most runs in one [`Message::Patch`]: every other block of the largest chunk.
 pub const RUNS_MAX: usize = 512;
-/// Longest text in [`Message::Bye`], in bytes.
+/// Longest text in [`Message::Bye`] and [`Message::Paused`], in bytes.
 pub const BYE_BYTES_MAX: usize = 512;
 
 /// A record with the sender's sequence of its entry.
@@ -213,6 +213,8 @@ pub enum Message {
     /// What of the folder is cut together. Of the versions of a group, the receiver shows all that a complete `Records`
     /// ends, or none.
     Groups(Groups),
+    /// Why I fetch nothing for now; `None`: I fetch again.
+    Paused(Option<String>),
     /// Still here.
     Ping,
     /// I end the session, and why.

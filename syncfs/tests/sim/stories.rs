@@ -1,12 +1,13 @@
 //! What seeds have found, told on its own.
 
-use syncfs::disk::{Fault, FileKind};
+use syncfs::disk::{Fault, FileKind, MemoryDisk};
 use syncfs::engine::Input;
 use syncfs::{RelPath, Role};
 
 use crate::invariants;
-use crate::ledger::tree;
+use crate::ledger::{kept, tree};
 use crate::rng::Rng;
+use crate::users::{DATABASE, database};
 use crate::world::{Climate, World};
 
 fn path(text: &str) -> RelPath {
@@ -30,13 +31,18 @@ fn disconnect(world: &mut World) {
 
 /// A user of this replica writes the file.
 fn write(world: &mut World, replica: usize) -> Vec<u8> {
-    let (disk, text) = (world.replicas[replica].disk.clone(), world.ledger.fresh(replica, false));
-    let before = tree(&disk);
-    assert!(disk.user_write(&path("a"), &text, false));
-    world.ledger.wrote(text.clone());
-    world.note_act(replica, &before);
+    let text = world.ledger.fresh(replica, false);
+    write_at(world, replica, "a", &text);
     world.scan(replica);
     text
+}
+
+fn write_at(world: &mut World, replica: usize, at: &str, text: &[u8]) {
+    let disk = world.replicas[replica].disk.clone();
+    let before = tree(&disk);
+    assert!(disk.user_write(&path(at), text, false));
+    world.ledger.wrote(text.to_vec());
+    world.note_act(replica, &before);
 }
 
 fn remove(world: &mut World, replica: usize) {
@@ -101,6 +107,39 @@ fn what_gave_way_is_not_deleted_by_the_next_holder() {
     assert!(gave_way > 0, "nothing gives way");
 }
 
+/// A directory that a user of a follower made in the place of a file stays until what belongs there is complete, whatever that is by
+/// then (databases, seed 2101).
+#[test]
+fn a_directory_in_the_place_of_a_file_stays_until_its_replacement_is_complete() {
+    for becomes_dir in [false, true] {
+        let mut world = leased(2);
+        let made_by = |world: &mut World, replica: usize, inside: Option<&str>| {
+            remove(world, replica);
+            let (disk, text) = (world.replicas[replica].disk.clone(), world.ledger.fresh(replica, false));
+            let before = tree(&disk);
+            assert!(disk.user_make(&path("a"), FileKind::Dir, b""));
+            if let Some(inside) = inside {
+                assert!(disk.user_write(&path(inside), &text, false));
+                world.ledger.wrote(text);
+            }
+            world.note_act(replica, &before);
+            world.scan(replica);
+        };
+        made_by(&mut world, 1, Some("a/edit"));
+        let disk = world.replicas[1].disk.clone();
+        assert!(disk.node(&path("a/edit")).is_none(), "what is in it is set aside");
+        let kind = |disk: &MemoryDisk| disk.node(&path("a")).map(|node| node.kind);
+        assert_eq!(kind(&disk), Some(FileKind::Dir), "nothing else is here yet");
+        if becomes_dir {
+            made_by(&mut world, 0, None);
+        }
+        world.calm();
+        invariants::at_rest(&mut world);
+        let kept = if becomes_dir { FileKind::Dir } else { FileKind::File };
+        assert_eq!(kind(&disk), Some(kept));
+    }
+}
+
 /// Two followers that lack a version ask each other for it, and then wait (main seeds 2328, 3416).
 #[test]
 fn a_version_that_nobody_has_is_not_asked_for_for_ever() {
@@ -137,5 +176,108 @@ fn a_directory_that_a_peer_moves_is_looked_at_again() {
     for disk in disks {
         let tags = disk.node(&path("e")).map(|dir| dir.attributes.xattrs.len());
         assert_eq!(tags, Some(1));
+    }
+}
+
+/// The tail of a lease that is over is set aside, and then goes; an edit that was made in between, and that nobody has looked at, does
+/// not go with it.
+#[test]
+fn an_edit_of_what_was_set_aside_does_not_go_with_it() {
+    let mut edited = 0;
+    for messages in 0..24 {
+        let mut world = leased(2);
+        let (tail, disk) = (path("tail"), world.replicas[0].disk.clone());
+        let edit = |world: &mut World| {
+            let text = world.ledger.fresh(0, false);
+            write_at(world, 0, "tail", &text);
+            text
+        };
+        edit(&mut world);
+        world.scan(0);
+        world.take_lease(1);
+        assert_eq!(world.epoch, 2, "the second one holds");
+        world.open(0, 1);
+        for _ in 0..messages {
+            world.move_message();
+            world.drive(0);
+        }
+        if disk.node(&tail).is_none() {
+            break;
+        }
+        let text = edit(&mut world);
+        edited += 1;
+        // Nobody looks at it meanwhile.
+        world.run_dry();
+        world.calm();
+        invariants::at_rest(&mut world);
+        assert!(kept(&disk).contains(&text), "after {messages} messages");
+    }
+    assert!(edited > 3, "it was edited {edited} times");
+}
+
+/// What the holder built on, a follower can have again, also where it has forgotten that peers have it: its edit is undone (databases,
+/// seed 9283).
+#[test]
+fn a_follower_undoes_an_edit_of_what_the_holder_built_on() {
+    let mut world = leased(2);
+    world.take_lease(1);
+    let text = write(&mut world, 1);
+    world.calm();
+    disconnect(&mut world);
+    let tail = world.ledger.fresh(1, false);
+    write_at(&mut world, 1, "tail", &tail);
+    world.scan(1);
+    world.take_lease(0);
+    assert_eq!(world.epoch, 3, "the first one holds again");
+    world.open(0, 1);
+    while world.replicas[1].engine().meta().fences.epoch() < 3 {
+        world.move_message();
+    }
+    disconnect(&mut world);
+    let edit = write(&mut world, 1);
+    world.calm();
+    invariants::at_rest(&mut world);
+    for replica in &world.replicas {
+        assert_eq!(replica.disk.node(&path("a")).map(|node| node.data), Some(text.clone()));
+    }
+    assert!(kept(&world.replicas[1].disk).contains(&edit), "the edit is set aside");
+}
+
+/// A version of which only a delta was left goes with what that builds on: where nobody has it any more, what others wrote meanwhile takes
+/// its place (databases, seed 8796); where somebody may have it, it is waited for.
+#[test]
+fn a_version_that_an_overwritten_delta_held_is_given_up_where_nobody_has_it() {
+    let climate = Climate { replicas: 3, faults: false, leases: false, moves: false, databases: true };
+    let write = |world: &mut World, replica: usize| {
+        let text = world.ledger.fresh(replica, false);
+        let text = database(&text, &mut world.rng);
+        write_at(world, replica, DATABASE, &text);
+        world.scan(replica);
+        text
+    };
+    for somebody_has_it in [false, true] {
+        let mut world = World::of(Rng::new(0), climate);
+        write(&mut world, 0);
+        world.calm();
+        disconnect(&mut world);
+        let kept_as_delta = write(&mut world, 0);
+        world.open(0, 1);
+        world.run_dry();
+        assert_eq!(world.replicas[1].engine().unmaterialised().len(), 1, "the second one has a delta");
+        disconnect(&mut world);
+        world.replicas[1].disk.user_attributes(&path(DATABASE), |file| file.mode = 0o600);
+        world.scan(1);
+        // All of it is overwritten.
+        let edit = world.ledger.fresh(1, false);
+        write_at(&mut world, 1, DATABASE, &edit);
+        world.scan(1);
+        let other = write(&mut world, if somebody_has_it { 2 } else { 0 });
+        world.open(1, 2);
+        world.run_dry();
+        world.calm();
+        invariants::at_rest(&mut world);
+        let texts: Vec<_> = tree(&world.replicas[2].disk).texts.into_values().collect();
+        assert!(texts.contains(&edit) && texts.contains(&other), "both stand");
+        assert_eq!(texts.contains(&kept_as_delta), somebody_has_it);
     }
 }

@@ -34,7 +34,7 @@ const STEPS: [&str; 13] = [
 pub(crate) const DATABASE: &str = "app.db";
 
 /// A database that holds a text here and there; the rest is always the same.
-fn database(text: &[u8], rng: &mut Rng) -> Text {
+pub(crate) fn database(text: &[u8], rng: &mut Rng) -> Text {
     let length = if rng.chance(80) { 40_000 } else { 30_000 + rng.below(20_000) as usize };
     let mut bytes = vec![7; length];
     let text = &text[..text.len().min(100)];

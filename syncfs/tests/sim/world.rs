@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use syncfs::device::{DeviceId, FolderId, IndexId};
-use syncfs::disk::{Abilities, Change, Fault, FileKind, MemoryDisk};
+use syncfs::disk::{Abilities, Change, Disk, DiskError, Fault, FileKind, MemoryDisk};
 use syncfs::engine::{Engine, Input, SessionId, TRY_AGAIN_MS};
 use syncfs::index::{Index, MemoryIndex, Meta};
 use syncfs::record::{Record, next_life};
@@ -79,6 +79,8 @@ pub(crate) struct World {
     pub(crate) counts: BTreeMap<String, u64>,
     /// Replicas that cannot reach the others, a bit each.
     pub(crate) apart: u64,
+    /// What cannot be read from the next power cut on.
+    pub(crate) hides: Option<RelPath>,
     /// A replica as it was when everybody had the same.
     pub(crate) backup: Option<(usize, MemoryDisk, SimIndex)>,
 }
@@ -128,6 +130,7 @@ impl World {
             crashes: 0,
             counts: BTreeMap::new(),
             apart: 0,
+            hides: None,
             backup: None,
         };
         (0..world.replicas.len()).for_each(|replica| world.start(replica));
@@ -341,6 +344,7 @@ impl World {
         self.ledger.excused.extend(std::mem::take(&mut slot.edits).into_keys());
         slot.taken.deleted.clear();
         slot.taken.gone.append(&mut slot.taken.replaced);
+        self.hides.take().iter().for_each(|path| slot.disk.set_unreadable(path, true));
         self.note_unfinished(replica, &stood);
         self.start(replica);
         self.scan(replica);
@@ -370,7 +374,9 @@ impl World {
                 slot.engine = Some(engine);
             }
             Err(error) => {
-                assert!(error.is_final(), "it cannot start: {error}");
+                // A delta log that cannot be read now may hold the only copy: it is not given up for that.
+                let is_disk = matches!(error, StoreError::Disk(DiskError::Io { .. }));
+                assert!(error.is_final() || is_disk, "it cannot start: {error}");
                 index.crash();
                 slot.index = Some(index);
                 if slot.disk.is_dead() {
@@ -636,9 +642,13 @@ impl World {
         self.count("lost indexes", 1);
         self.say(|| format!("{replica} loses its index"));
         let before = self.replicas[replica].engine().meta().clone();
+        let base = next_life(
+            before.sequence,
+            self.replicas[replica].disk.clone().chance().expect("a memory gives it"),
+        );
         let meta = Meta {
-            sequence: next_life(before.sequence),
-            base: next_life(before.sequence),
+            sequence: base,
+            base,
             role: if before.fences.epoch() > 0 { Role::Follower } else { Role::Shared },
             fences: before.fences,
             asides: before.asides,

@@ -441,6 +441,10 @@ impl Disk for MemoryDisk {
         self.0.borrow().files.now_ns()
     }
 
+    fn chance(&mut self) -> Result<u64, DiskError> {
+        Ok(self.0.borrow_mut().chance())
+    }
+
     fn keeps_history(&self) -> bool {
         self.0.borrow().files.able.keeps_history
     }

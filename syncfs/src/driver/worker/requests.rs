@@ -44,6 +44,10 @@ impl Worker {
             }
             Command::Flush { seal: true, reply } => self.answer_flush(reply, true).await?,
             Command::Materialise(at, reply) => answer(reply, self.engine.materialise(at.as_ref()))?,
+            Command::Status(reply) => {
+                self.show_status()?;
+                let _ = reply.send(self.outlet.status.borrow().clone());
+            }
             Command::Digest(reply) => answer(reply, self.engine.digest().map_err(StoreError::from))?,
             Command::Conflicts(reply) => {
                 answer(reply, self.engine.index().conflicts().map_err(StoreError::from))?
@@ -256,7 +260,12 @@ impl Command {
             Self::Lagging(_, _, reply) => refuse(reply, why),
             Self::Behind(_, reply) => refuse(reply, why),
             Self::Closed(_, reply) => drop(reply.send((Summary::default(), None))),
-            Self::Open(..) | Self::Received(..) | Self::Heard(_) | Self::Nudge | Self::Stop => {}
+            Self::Status(_)
+            | Self::Open(..)
+            | Self::Received(..)
+            | Self::Heard(_)
+            | Self::Nudge
+            | Self::Stop => {}
         }
     }
 }

@@ -55,6 +55,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if let Some(message) = session.control.pop_front() {
             return Ok(Some(message));
         }
+        if session.told_pause.as_ref() != self.room.why() {
+            session.told_pause = self.room.why().cloned();
+            let mut why = session.told_pause.clone();
+            why.iter_mut().for_each(|why| why.truncate(why.floor_char_boundary(BYE_BYTES_MAX)));
+            return Ok(Some(Message::Paused(why)));
+        }
         if let Some(ack) = self.next_ack(id) {
             return Ok(Some(ack));
         }
@@ -262,6 +268,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// version will reach the peer; or it says the same as before (a database whose log was folded in), and the chunk is
     /// there after all.
     fn find(&mut self, hash: &ContentHash) -> Result<Option<Blob>, StoreError> {
+        if let Some(held) = self.cutting.held.get(hash) {
+            return Ok(Some(held));
+        }
         for _ in 0..2 {
             for place in self.index.locate(hash)? {
                 let chunk = Chunk { hash: *hash, length: place.length };
