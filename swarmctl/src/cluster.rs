@@ -1,8 +1,9 @@
 //! What a Swarm looks like from one of its managers: nodes, services, tasks. Plain values that were
 //! checked when they were read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 /// The engine that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,10 +12,12 @@ pub struct EngineInfo {
     pub name: String,
     /// The engine's release, such as `20.10.24`.
     pub version: String,
-    /// The newest API version that it speaks.
+    /// The API version that is spoken with it.
     pub api_version: ApiVersion,
     /// Its place in a Swarm.
     pub swarm: SwarmState,
+    /// What its clock showed when it answered, as RFC 3339.
+    pub time: String,
 }
 
 /// A version of the Docker Engine API.
@@ -28,6 +31,9 @@ pub struct ApiVersion {
 
 /// The oldest API version that is supported: that of Docker 20.10.
 pub const API_VERSION_MIN: ApiVersion = ApiVersion { major: 1, minor: 41 };
+
+/// The newest API version that is spoken: that of Docker 28. Newer engines speak it, too.
+pub const API_VERSION_MAX: ApiVersion = ApiVersion { major: 1, minor: 51 };
 
 /// An engine's place in a Swarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,12 +76,22 @@ pub struct Node {
     pub status: NodeStatus,
     /// Whether it leads the managers.
     pub leader: bool,
+    /// Whether the other managers reach it; `None` for a worker.
+    pub reachable: Option<bool>,
     /// The address that the managers see it at, without port.
     pub address: String,
     /// Its node labels, which placement constraints refer to.
     pub labels: BTreeMap<String, String>,
     /// Its engine's release.
     pub engine_version: String,
+    /// Its engine's own labels, which placement constraints can refer to as well.
+    pub engine_labels: BTreeMap<String, String>,
+    /// Its operating system, such as `linux`.
+    pub os: String,
+    /// Its processor, such as `x86_64`.
+    pub arch: String,
+    /// The volume drivers that the scheduler knows of there.
+    pub volume_drivers: BTreeSet<String>,
 }
 
 /// What a node is to the Swarm.
@@ -155,7 +171,7 @@ pub struct Replicas {
 }
 
 /// A published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
     /// The port in the container.
     pub target: u16,
@@ -168,7 +184,7 @@ pub struct Port {
 }
 
 /// A port's transport.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Protocol {
     Tcp,
@@ -177,7 +193,7 @@ pub enum Protocol {
 }
 
 /// Where a port is published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Publish {
     /// On every node, through the routing mesh.
     Ingress,
@@ -206,6 +222,23 @@ pub struct Task {
     pub error: Option<String>,
     /// When it entered its state, RFC 3339.
     pub since: String,
+    /// Where it is reached on each network, by the network's ID.
+    pub addresses: BTreeMap<String, IpAddr>,
+}
+
+/// A network that reaches over the nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its driver, such as `overlay`.
+    pub driver: String,
+    /// What the driver was told.
+    pub options: BTreeMap<String, String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The life of a task, in Swarm's terms and order.
@@ -226,6 +259,29 @@ pub enum TaskState {
     Rejected,
     Remove,
     Orphaned,
+}
+
+impl Node {
+    /// A node that is ready and takes tasks, of which nothing else is known.
+    #[must_use]
+    pub fn new(id: impl Into<String>, name: impl Into<String>, role: Role) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+            role,
+            availability: Availability::Active,
+            status: NodeStatus::Ready,
+            leader: false,
+            reachable: (role == Role::Manager).then_some(true),
+            address: String::new(),
+            labels: BTreeMap::new(),
+            engine_version: String::new(),
+            engine_labels: BTreeMap::new(),
+            os: String::new(),
+            arch: String::new(),
+            volume_drivers: BTreeSet::new(),
+        }
+    }
 }
 
 impl ApiVersion {
@@ -303,6 +359,34 @@ impl fmt::Display for Port {
     }
 }
 
+/// The milliseconds since 1970 of a time as engines write it: RFC 3339, with any number of digits after the second.
+pub fn time_ms(text: &str) -> Option<i64> {
+    let number = |range| text.get(range).and_then(|it: &str| it.parse::<i64>().ok());
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let rest = text.get(19..)?;
+    let zone_at = rest.find(['Z', 'z', '+', '-'])?;
+    let (fraction, zone) = rest.split_at(zone_at);
+    let ms = match fraction.strip_prefix('.') {
+        Some(digits) => format!("{digits:0<3}").get(..3)?.parse::<i64>().ok()?,
+        None if fraction.is_empty() => 0,
+        None => return None,
+    };
+    let offset = match zone.split_at_checked(1)? {
+        ("Z" | "z", "") => 0,
+        (sign, offset) => {
+            let (hours, minutes) = offset.split_once(':')?;
+            let minutes =
+                hours.parse::<u8>().ok().map(i64::from)? * 60 + i64::from(minutes.parse::<u8>().ok()?);
+            if sign == "-" { -minutes } else { minutes }
+        }
+    };
+    // Days since 1970 by counting from March, as in https://howardhinnant.github.io/date_algorithms.html#days_from_civil.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    Some((((days * 24 + hour) * 60 + minute - offset) * 60 + second) * 1000 + ms)
+}
+
 /// What a container's exit code says, where it says anything: signals and the shell's conventions.
 pub fn exit_code_in_words(code: i64) -> Option<&'static str> {
     Some(match code {
@@ -329,6 +413,28 @@ mod tests {
         assert_eq!(API_VERSION_MIN.to_string(), "1.41");
         for text in ["", "1", "1.", "1.x", "1.41.0"] {
             assert_eq!(ApiVersion::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn times_of_engines_are_read_in_any_zone() {
+        for (text, ms) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2026-11-26T20:22:11.123456789Z", 1_795_724_531_123),
+            ("2026-11-26T21:22:11.1+01:00", 1_795_724_531_100),
+            ("2024-02-29T12:00:00-05:30", 1_709_227_800_000),
+        ] {
+            assert_eq!(time_ms(text), Some(ms), "{text}");
+        }
+        for text in [
+            "",
+            "yesterday",
+            "2026-11-26",
+            "2026-11-26T20:22:11",
+            "2026-11-26T20:22:11.Zé",
+            "2026-é1-26T20:22:11Z",
+        ] {
+            assert_eq!(time_ms(text), None, "{text:?}");
         }
     }
 

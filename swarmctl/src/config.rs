@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::lease::Takeover;
-
 /// How volumes are mounted and unmounted. [`Default`] is right for Docker.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -26,8 +24,6 @@ pub struct VolumeOptions {
     pub retry_first: Duration,
     /// The longest such wait. Default 15 s.
     pub retry_max: Duration,
-    /// What to do about a lease whose holder is down. Default: wait.
-    pub takeover: Takeover,
 }
 
 impl Default for VolumeOptions {
@@ -40,7 +36,6 @@ impl Default for VolumeOptions {
             step_timeout: Duration::from_secs(20),
             retry_first: Duration::from_millis(500),
             retry_max: Duration::from_secs(15),
-            takeover: Takeover::Wait,
         }
     }
 }

@@ -126,11 +126,11 @@ pub enum Takeover {
     /// Wait for it to come back: a node that is merely cut off keeps its leases and goes on serving.
     #[default]
     Wait,
-    /// Once the node has been reported down for this long, go on from the replica here. What the holder
-    /// wrote and did not replicate is then missing, and is reported.
+    /// Once the node is reported down, and for this long has not learnt from any manager that it is up, go on from the
+    /// replica here. What the holder wrote and did not replicate is then missing, and is reported.
     NewestReplica {
-        /// How long it must have been down. Must be longer than a holder that reaches no manager goes on
-        /// writing.
+        /// How long. Must be longer than a holder that reaches no manager goes on writing. Where it is not known what the
+        /// node learnt when, it counts from the report.
         after: Duration,
     },
 }
@@ -182,6 +182,12 @@ pub enum LeaseError {
     #[error("the lease store is not available: {reason}")]
     Unavailable {
         /// What was wrong, in words.
+        reason: String,
+    },
+    /// A takeover that the record allows, and that this node does not want. Nothing was changed.
+    #[error("its lease is not taken over: {reason}")]
+    Declined {
+        /// Why not, and what to do about it, in words.
         reason: String,
     },
 }

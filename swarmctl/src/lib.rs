@@ -30,7 +30,7 @@
 //!
 //! ```text
 //! let volumes = VolumeManager::new("home-1".parse()?, lease, VolumeOptions::default());
-//! volumes.add("git-data".parse()?, backend).await?;
+//! volumes.add("git-data".parse()?, backend, Takeover::Wait).await?;
 //! let path = volumes.mount("git-data", mount_id).await?;       // lease, catch up, open
 //! volumes.unmount("git-data", mount_id).await?;                // flush, replicate, close, release
 //! ```
@@ -47,6 +47,17 @@
 //! | time limits | [`config`] | every one, with its reason |
 //! | what is said when it fails | [`error`] | one enum per operation |
 //! | what a Swarm looks like | [`cluster`] | nodes, services, tasks as complete values |
+//! | what an engine asks of a volume driver | [`plugin`] | the protocol; the trait [`VolumeKeeper`](plugin::VolumeKeeper); `driver/plugin.rs` serves it |
+//! | what changes in it | [`events`] | snapshots, and the difference between two |
+//! | what is looked after | [`warnings`] | what will go wrong, with the command that helps |
+//! | which nodes are meant | [`selector`] | names, patterns, labels |
+//! | how a log is read | [`logs`] | the engine's frames |
+//! | how large packets are | [`overlay`] | networks through a tunnel |
+//! | where a task may run | [`placement`] | constraints, evaluated as Swarm's scheduler does |
+//! | what a stack's file means | `compose` | Compose files, read into a [`stack`] or into diagnostics |
+//! | what is changed, and in which order | [`plan`] | a stack and what is there, compared |
+//! | how a plan is carried out | [`rollout`] | steps, waiting, the reasons of failures, the way back |
+//! | how services move | [`maintenance`] | `drain`, `move`, `rebalance`: who moves, who cannot, and how it is done one by one |
 //! | what touches the world | `driver` | the engine's loop, the in-memory store, the engine's client |
 //!
 //! Everything outside `driver` is pure: no I/O, no clock, no threads. `--no-default-features` builds just
@@ -79,21 +90,36 @@
 
 pub mod barrier;
 pub mod cluster;
+#[cfg(feature = "compose")]
+pub mod compose;
 pub mod config;
 #[cfg(feature = "driver")]
 pub mod driver;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod lease;
 pub mod lease_labels;
+pub mod logs;
+pub mod maintenance;
 pub mod name;
+pub mod overlay;
+pub mod placement;
+pub mod plan;
+#[cfg(feature = "plugin")]
+pub mod plugin;
+pub mod rollout;
+pub mod selector;
+pub mod spec;
+pub mod stack;
 pub mod store;
 pub mod volume;
+pub mod warnings;
 
 pub use barrier::Barrier;
 pub use config::VolumeOptions;
 #[cfg(feature = "driver")]
-pub use driver::{Endpoint, MemoryLease, Swarm, VolumeManager};
+pub use driver::{Endpoint, MemoryLease, Swarm, VolumeManager, VolumePlugin};
 pub use lease::{Grant, Lease, LeaseError, LeaseState, Takeover};
 pub use name::{MountId, NodeName, VolumeName};
 pub use volume::{BackendError, VolumeBackend};

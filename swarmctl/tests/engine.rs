@@ -1,166 +1,20 @@
-//! The client against a real Docker Engine, which the test starts in a network, mount and PID namespace of
-//! its own, so that nothing of the host's network or its own Docker is touched.
+//! The client against a real Docker Engine.
 #![cfg(all(feature = "driver", target_os = "linux"))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
+use support::{Engine, can_run, until};
+use swarmctl::Swarm;
 use swarmctl::cluster::{
     Availability, Mode, NodeStatus, Protocol, Publish, Replicas, Role, SwarmState, TaskState,
 };
-use swarmctl::error::ListError;
-use swarmctl::{Endpoint, Swarm};
-
-const READY_DEADLINE: Duration = Duration::from_secs(60);
-
-/// A Docker Engine in its own namespaces. Ends with everything that it started.
-struct Engine {
-    process: Child,
-    netns: String,
-    dir: PathBuf,
-}
-
-impl Engine {
-    fn start() -> Self {
-        let netns = format!("swarmctl-{}", std::process::id());
-        let dir = std::env::temp_dir().join(&netns);
-        std::fs::create_dir_all(dir.join("data")).expect("the temporary directory is writable");
-        run("ip", &["netns", "add", &netns]);
-        run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
-        let script = format!(
-            "hostname {netns} && mount -t tmpfs tmpfs /run && exec dockerd --data-root {dir}/data \
-             --exec-root /run/docker --pidfile /run/docker.pid -H unix://{dir}/docker.sock --shutdown-timeout 2",
-            dir = dir.display()
-        );
-        let log = std::fs::File::create(dir.join("log")).expect("the temporary directory is writable");
-        let process = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{netns}"))
-            .args([
-                "unshare",
-                "-m",
-                "-u",
-                "-p",
-                "--fork",
-                "--mount-proc",
-                "--kill-child",
-                "sh",
-                "-c",
-                &script,
-            ])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file handle can be duplicated"))
-            .stderr(log)
-            .spawn()
-            .expect("nsenter is there: it was checked");
-        Self { process, netns, dir }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.join("docker.sock")
-    }
-
-    fn docker(&self, args: &[&str]) {
-        let host = format!("unix://{}", self.socket().display());
-        run("docker", &[&["-H", &host], args].concat());
-    }
-
-    /// An image of busybox alone, made from nothing: no registry is needed.
-    fn import_busybox(&self) {
-        let root = self.dir.join("image/bin");
-        std::fs::create_dir_all(&root).expect("the temporary directory is writable");
-        std::fs::copy("/bin/busybox", root.join("busybox")).expect("busybox is there: it was checked");
-        let tar = self.dir.join("image.tar");
-        let image = self.dir.join("image");
-        run("tar", &["-C", text(&image), "-cf", text(&tar), "."]);
-        self.docker(&["import", text(&tar), "busybox:test"]);
-    }
-
-    /// Waits until the engine answers.
-    async fn connect(&mut self) -> Swarm {
-        let start = Instant::now();
-        loop {
-            match Swarm::connect(Endpoint::Unix(self.socket())).await {
-                Ok(swarm) => return swarm,
-                Err(error) => {
-                    let exited = self.process.try_wait().expect("it is our child");
-                    let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-                    assert_eq!(exited, None, "dockerd ended: {}", log());
-                    assert!(start.elapsed() < READY_DEADLINE, "{error}: {}", log());
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // The child is `unshare`, and takes the whole PID namespace with it.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {stderr}");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("the temporary directory has a UTF-8 name")
-}
-
-/// What the test needs and does not have.
-fn missing() -> Vec<&'static str> {
-    let mut missing: Vec<&'static str> = Vec::new();
-    let id = Command::new("id").arg("-u").output().expect("id is on every system");
-    if id.stdout != b"0\n" {
-        missing.push("root");
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    for program in ["dockerd", "docker", "ip", "nsenter", "unshare", "tar", "iptables"] {
-        if !path.split(':').any(|dir| Path::new(dir).join(program).exists()) {
-            missing.push(program);
-        }
-    }
-    if !Path::new("/bin/busybox").exists() {
-        missing.push("/bin/busybox (busybox-static)");
-    }
-    missing
-}
-
-/// Asks until the answer is as wanted.
-async fn until<T: std::fmt::Debug>(
-    what: &str,
-    mut ask: impl AsyncFnMut() -> T,
-    wanted: impl Fn(&T) -> bool,
-) -> T {
-    let start = Instant::now();
-    loop {
-        let answer = ask().await;
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(start.elapsed() < READY_DEADLINE, "{what}: still {answer:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
+use swarmctl::error::SwarmError;
 
 #[tokio::test]
 #[ignore = "needs root and Docker: run with --ignored"]
 async fn nodes_services_and_tasks_of_a_real_swarm() {
-    let missing = missing();
-    if !missing.is_empty() {
-        assert!(std::env::var_os("CI").is_none(), "CI must have what this test needs; missing: {missing:?}");
-        eprintln!(
-            "not run: missing {missing:?} (apt-get install docker.io iptables busybox-static iproute2)"
-        );
+    if !can_run() {
         return;
     }
     let mut engine = Engine::start();
@@ -169,9 +23,9 @@ async fn nodes_services_and_tasks_of_a_real_swarm() {
     let info = swarm.info().await.unwrap();
     assert_eq!(info.swarm, SwarmState::Inactive);
     assert_eq!(info.name, engine.netns);
-    assert!(matches!(swarm.nodes().await, Err(ListError::Inactive)));
-    assert!(matches!(swarm.services().await, Err(ListError::Inactive)));
-    assert!(matches!(swarm.tasks(Some("web")).await, Err(ListError::Inactive)));
+    assert!(matches!(swarm.nodes().await, Err(SwarmError::Inactive)));
+    assert!(matches!(swarm.services().await, Err(SwarmError::Inactive)));
+    assert!(matches!(swarm.tasks(Some("web")).await, Err(SwarmError::Inactive)));
 
     engine.import_busybox();
     engine.docker(&["swarm", "init", "--advertise-addr", "127.0.0.1"]);
@@ -277,6 +131,6 @@ async fn tasks_say_why_they_do_not_run(swarm: &Swarm) {
     assert!(reason.contains("127") && reason.contains("not found"), "{reason}");
 
     let unknown = swarm.tasks(Some("no-such-service")).await.unwrap_err();
-    assert!(matches!(unknown, ListError::UnknownService { .. }), "{unknown}");
+    assert!(matches!(unknown, SwarmError::NotFound { .. }), "{unknown}");
     assert_eq!(swarm.tasks(None).await.unwrap().len(), 4);
 }

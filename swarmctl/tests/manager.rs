@@ -10,8 +10,8 @@ use std::time::Duration;
 use swarmctl::engine::{Event, Unmounted};
 use swarmctl::error::{AddError, MountError, UnmountError};
 use swarmctl::{
-    BackendError, Barrier, Lease as _, LeaseError, MemoryLease, NodeName, VolumeBackend, VolumeManager,
-    VolumeOptions,
+    BackendError, Barrier, Lease as _, LeaseError, MemoryLease, NodeName, Takeover, VolumeBackend,
+    VolumeManager, VolumeOptions,
 };
 use tokio::sync::watch;
 
@@ -116,7 +116,7 @@ async fn node(
     let name: NodeName = name.parse().unwrap();
     let manager = VolumeManager::new(name.clone(), lease.clone(), options);
     let replica = Replica { node: name, all: all.clone(), state: Arc::default(), trouble };
-    manager.add("data".parse().unwrap(), replica.clone()).await.unwrap();
+    manager.add("data".parse().unwrap(), replica.clone(), Takeover::Wait).await.unwrap();
     (manager, replica)
 }
 
@@ -275,7 +275,7 @@ async fn what_is_not_there_is_named() {
     assert_eq!(manager.mount("mail", "c1").await.unwrap_err(), MountError::UnknownVolume("mail".into()));
     assert!(matches!(manager.mount("../etc", "c1").await.unwrap_err(), MountError::Name(_)));
     assert!(matches!(manager.unmount("data", "").await.unwrap_err(), UnmountError::Name(_)));
-    let again = manager.add("data".parse().unwrap(), replica).await.unwrap_err();
+    let again = manager.add("data".parse().unwrap(), replica, Takeover::Wait).await.unwrap_err();
     assert_eq!(again, AddError::Exists("data".parse().unwrap()));
 }
 

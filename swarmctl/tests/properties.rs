@@ -85,7 +85,7 @@ fn drive(operations: &[[u8; 3]]) {
             2 if *choice < 64 => Input::Settle { request, volume },
             2 if *choice < 128 => Input::EngineRestarted,
             2 => Input::Cancel { request: u64::from(*choice) },
-            3 if *choice < 128 => Input::NodeDown("home-2".parse().unwrap()),
+            3 if *choice < 128 => Input::NodeDown { node: "home-2".parse().unwrap(), silent: Duration::ZERO },
             3 => Input::NodeUp("home-2".parse().unwrap()),
             4 => Input::Tick,
             _ => match call.take() {

@@ -1,155 +1,176 @@
 //! From the engine's answers, in which everything may be missing, to values that are complete. What every
 //! engine says is required; what it leaves out when there is nothing to say becomes empty.
 
-use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
-use bollard::models::{
-    self, EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum,
-    LocalNodeState, NodeSpecAvailabilityEnum, NodeSpecRoleEnum, ServiceSpecMode, SwarmInfo,
-};
+use serde_json::Value;
 
+use super::json::{count, list, map, text, texts};
 use crate::cluster::{
-    Availability, Mode, Node, NodeStatus, Port, Protocol, Publish, Replicas, Role, Service, SwarmState, Task,
-    TaskState, exit_code_in_words,
+    Availability, Mode, Network, Node, NodeStatus, Port, Protocol, Publish, Replicas, Role, Service,
+    SwarmState, Task, TaskState, exit_code_in_words,
 };
-use crate::error::ListError;
+use crate::error::SwarmError;
 
-pub(super) fn swarm_state(info: Option<SwarmInfo>) -> SwarmState {
-    let info = info.unwrap_or_default();
-    let node = info.node_id.unwrap_or_default();
-    match info.local_node_state {
-        Some(LocalNodeState::ACTIVE) if info.control_available == Some(true) => SwarmState::Manager { node },
-        Some(LocalNodeState::ACTIVE) => SwarmState::Worker { node },
-        Some(LocalNodeState::PENDING) => SwarmState::Pending,
-        Some(LocalNodeState::LOCKED) => SwarmState::Locked,
-        Some(LocalNodeState::ERROR) => SwarmState::Failed { reason: info.error.unwrap_or_default() },
-        Some(LocalNodeState::INACTIVE | LocalNodeState::EMPTY) | None => SwarmState::Inactive,
+pub(super) fn swarm_state(info: &Value) -> SwarmState {
+    let node = text(&info["NodeID"]).unwrap_or_default();
+    match info["LocalNodeState"].as_str() {
+        Some("active") if info["ControlAvailable"] == true => SwarmState::Manager { node },
+        Some("active") => SwarmState::Worker { node },
+        Some("pending") => SwarmState::Pending,
+        Some("locked") => SwarmState::Locked,
+        Some("error") => SwarmState::Failed { reason: text(&info["Error"]).unwrap_or_default() },
+        _ => SwarmState::Inactive,
     }
 }
 
-pub(super) fn node(node: models::Node) -> Result<Node, ListError> {
-    let spec = node.spec.ok_or(missing("node specification"))?;
-    let description = node.description.unwrap_or_default();
-    let status = node.status.unwrap_or_default();
+pub(super) fn node(node: &Value) -> Result<Node, SwarmError> {
+    let (spec, status) = (&node["Spec"], &node["Status"]);
+    let (description, engine) = (&node["Description"], &node["Description"]["Engine"]);
+    let volume_driver = |it: &Value| (it["Type"] == "Volume").then(|| text(&it["Name"])).flatten();
     Ok(Node {
-        id: node.id.ok_or(missing("node ID"))?,
+        id: text(&node["ID"]).ok_or(missing("node ID"))?,
         // A node that has never been up has not told its host name.
-        name: description.hostname.unwrap_or_default(),
-        role: match spec.role {
-            Some(NodeSpecRoleEnum::MANAGER) => Role::Manager,
-            Some(NodeSpecRoleEnum::WORKER) => Role::Worker,
-            Some(NodeSpecRoleEnum::EMPTY) | None => return Err(missing("node role")),
+        name: text(&description["Hostname"]).unwrap_or_default(),
+        role: match spec["Role"].as_str() {
+            Some("manager") => Role::Manager,
+            Some("worker") => Role::Worker,
+            _ => return Err(missing("node role")),
         },
-        availability: match spec.availability {
-            Some(NodeSpecAvailabilityEnum::ACTIVE) => Availability::Active,
-            Some(NodeSpecAvailabilityEnum::PAUSE) => Availability::Pause,
-            Some(NodeSpecAvailabilityEnum::DRAIN) => Availability::Drain,
-            Some(NodeSpecAvailabilityEnum::EMPTY) | None => return Err(missing("node availability")),
+        availability: match spec["Availability"].as_str() {
+            Some("active") => Availability::Active,
+            Some("pause") => Availability::Pause,
+            Some("drain") => Availability::Drain,
+            _ => return Err(missing("node availability")),
         },
-        status: match status.state {
-            Some(models::NodeState::READY) => NodeStatus::Ready,
-            Some(models::NodeState::DOWN) => NodeStatus::Down,
-            Some(models::NodeState::DISCONNECTED) => NodeStatus::Disconnected,
-            Some(models::NodeState::UNKNOWN) | None => NodeStatus::Unknown,
+        status: match status["State"].as_str() {
+            Some("ready") => NodeStatus::Ready,
+            Some("down") => NodeStatus::Down,
+            Some("disconnected") => NodeStatus::Disconnected,
+            _ => NodeStatus::Unknown,
         },
-        leader: node.manager_status.and_then(|manager| manager.leader).unwrap_or(false),
-        address: status.addr.unwrap_or_default(),
-        labels: labels(spec.labels),
-        engine_version: description.engine.and_then(|engine| engine.engine_version).unwrap_or_default(),
+        leader: node["ManagerStatus"]["Leader"] == true,
+        reachable: text(&node["ManagerStatus"]["Reachability"]).map(|it| it == "reachable"),
+        address: text(&status["Addr"]).unwrap_or_default(),
+        labels: map(&spec["Labels"]),
+        engine_version: text(&engine["EngineVersion"]).unwrap_or_default(),
+        engine_labels: map(&engine["Labels"]),
+        os: text(&description["Platform"]["OS"]).unwrap_or_default(),
+        arch: text(&description["Platform"]["Architecture"]).unwrap_or_default(),
+        volume_drivers: list(&engine["Plugins"]).filter_map(volume_driver).collect(),
     })
 }
 
-pub(super) fn service(service: models::Service) -> Result<Service, ListError> {
-    let spec = service.spec.ok_or(missing("service specification"))?;
-    let template = spec.task_template.unwrap_or_default();
-    let status = service.service_status.ok_or(missing("service status"))?;
-    let endpoint = service.endpoint.unwrap_or_default();
+pub(super) fn service(service: &Value) -> Result<Service, SwarmError> {
+    let (spec, status) = (&service["Spec"], &service["ServiceStatus"]);
+    let template = &spec["TaskTemplate"];
+    if !status.is_object() {
+        return Err(missing("service status"));
+    }
     Ok(Service {
-        id: service.id.ok_or(missing("service ID"))?,
-        name: spec.name.ok_or(missing("service name"))?,
+        id: text(&service["ID"]).ok_or(missing("service ID"))?,
+        name: text(&spec["Name"]).ok_or(missing("service name"))?,
         // Absent for a service that runs a plugin instead of containers.
-        image: template.container_spec.and_then(|container| container.image).unwrap_or_default(),
-        mode: mode(&spec.mode.ok_or(missing("service mode"))?)?,
+        image: text(&template["ContainerSpec"]["Image"]).unwrap_or_default(),
+        mode: mode(&spec["Mode"])?,
         replicas: Replicas {
-            running: status.running_tasks.unwrap_or(0),
-            desired: status.desired_tasks.unwrap_or(0),
+            running: count(&status["RunningTasks"]),
+            desired: count(&status["DesiredTasks"]),
         },
-        labels: labels(spec.labels),
-        constraints: template.placement.and_then(|placement| placement.constraints).unwrap_or_default(),
-        ports: endpoint.ports.unwrap_or_default().iter().map(port).collect::<Result<_, _>>()?,
+        labels: map(&spec["Labels"]),
+        constraints: texts(&template["Placement"]["Constraints"]),
+        ports: list(&service["Endpoint"]["Ports"]).map(port).collect::<Result<_, _>>()?,
     })
 }
 
-pub(super) fn task(task: models::Task) -> Result<Task, ListError> {
-    let status = task.status.ok_or(missing("task status"))?;
-    let state = task_state(status.state.ok_or(missing("task state"))?);
-    let exit_code = status.container_status.and_then(|container| container.exit_code);
-    let container = task.spec.and_then(|spec| spec.container_spec).unwrap_or_default();
+pub(super) fn task(task: &Value) -> Result<Task, SwarmError> {
+    let status = &task["Status"];
     Ok(Task {
-        id: task.id.ok_or(missing("task ID"))?,
+        id: text(&task["ID"]).ok_or(missing("task ID"))?,
         // Absent for a container that was attached to a network by hand.
-        service: task.service_id.unwrap_or_default(),
-        slot: task.slot.and_then(|slot| u64::try_from(slot).ok()).filter(|slot| *slot > 0),
-        node: task.node_id.filter(|node| !node.is_empty()),
-        image: container.image.unwrap_or_default(),
-        state,
-        desired: task_state(task.desired_state.ok_or(missing("task's desired state"))?),
-        error: in_words(status.err, exit_code),
-        since: status.timestamp.unwrap_or_default(),
+        service: text(&task["ServiceID"]).unwrap_or_default(),
+        slot: task["Slot"].as_u64().filter(|slot| *slot > 0),
+        node: text(&task["NodeID"]),
+        image: text(&task["Spec"]["ContainerSpec"]["Image"]).unwrap_or_default(),
+        state: task_state(&status["State"]).ok_or(missing("task state"))?,
+        desired: task_state(&task["DesiredState"]).ok_or(missing("task's desired state"))?,
+        error: in_words(text(&status["Err"]), status["ContainerStatus"]["ExitCode"].as_i64()),
+        since: text(&status["Timestamp"]).unwrap_or_default(),
+        addresses: list(&task["NetworksAttachments"]).filter_map(address).collect(),
     })
 }
 
-fn mode(mode: &ServiceSpecMode) -> Result<Mode, ListError> {
-    if mode.replicated.is_some() {
-        Ok(Mode::Replicated)
-    } else if mode.global.is_some() {
-        Ok(Mode::Global)
-    } else if mode.replicated_job.is_some() {
-        Ok(Mode::ReplicatedJob)
-    } else if mode.global_job.is_some() {
-        Ok(Mode::GlobalJob)
-    } else {
-        Err(missing("service mode that is known"))
-    }
+/// A network's ID, and the task's address there, which the engine writes with the length of the network's prefix.
+fn address(attachment: &Value) -> Option<(String, IpAddr)> {
+    let written = attachment["Addresses"][0].as_str()?;
+    let address = written.split_once('/').map_or(written, |(address, _)| address);
+    Some((text(&attachment["Network"]["ID"])?, address.parse().ok()?))
 }
 
-fn port(port: &EndpointPortConfig) -> Result<Port, ListError> {
-    let number = |port: i64| u16::try_from(port).ok().filter(|port| *port > 0);
+/// A network that reaches over the nodes; nothing for one of the engine's own.
+pub(super) fn network(network: &Value) -> Option<Result<Network, SwarmError>> {
+    if network["Scope"] != "swarm" {
+        return None;
+    }
+    let read = || {
+        Ok(Network {
+            id: text(&network["Id"]).ok_or(missing("network ID"))?,
+            name: text(&network["Name"]).ok_or(missing("network name"))?,
+            driver: text(&network["Driver"]).unwrap_or_default(),
+            options: map(&network["Options"]),
+            labels: map(&network["Labels"]),
+        })
+    };
+    Some(read())
+}
+
+fn mode(mode: &Value) -> Result<Mode, SwarmError> {
+    let modes = [
+        ("Replicated", Mode::Replicated),
+        ("Global", Mode::Global),
+        ("ReplicatedJob", Mode::ReplicatedJob),
+        ("GlobalJob", Mode::GlobalJob),
+    ];
+    let found = modes.into_iter().find(|(key, _)| mode[key].is_object());
+    found.map(|(_, mode)| mode).ok_or(missing("service mode that is known"))
+}
+
+pub(super) fn port(port: &Value) -> Result<Port, SwarmError> {
+    let number =
+        |port: &Value| port.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
     Ok(Port {
-        target: port.target_port.and_then(number).ok_or(missing("target port"))?,
-        published: port.published_port.and_then(number),
-        protocol: match port.protocol {
-            Some(EndpointPortConfigProtocolEnum::UDP) => Protocol::Udp,
-            Some(EndpointPortConfigProtocolEnum::SCTP) => Protocol::Sctp,
-            Some(EndpointPortConfigProtocolEnum::TCP | EndpointPortConfigProtocolEnum::EMPTY) | None => {
-                Protocol::Tcp
-            }
+        target: number(&port["TargetPort"]).ok_or(missing("target port"))?,
+        published: number(&port["PublishedPort"]),
+        protocol: match port["Protocol"].as_str() {
+            Some("udp") => Protocol::Udp,
+            Some("sctp") => Protocol::Sctp,
+            _ => Protocol::Tcp,
         },
-        publish: match port.publish_mode {
-            Some(EndpointPortConfigPublishModeEnum::HOST) => Publish::Host,
-            Some(EndpointPortConfigPublishModeEnum::INGRESS | EndpointPortConfigPublishModeEnum::EMPTY)
-            | None => Publish::Ingress,
+        publish: match port["PublishMode"].as_str() {
+            Some("host") => Publish::Host,
+            _ => Publish::Ingress,
         },
     })
 }
 
-fn task_state(state: models::TaskState) -> TaskState {
-    match state {
-        models::TaskState::NEW | models::TaskState::ALLOCATED => TaskState::New,
-        models::TaskState::PENDING => TaskState::Pending,
-        models::TaskState::ASSIGNED => TaskState::Assigned,
-        models::TaskState::ACCEPTED => TaskState::Accepted,
-        models::TaskState::PREPARING => TaskState::Preparing,
-        models::TaskState::READY => TaskState::Ready,
-        models::TaskState::STARTING => TaskState::Starting,
-        models::TaskState::RUNNING => TaskState::Running,
-        models::TaskState::COMPLETE => TaskState::Complete,
-        models::TaskState::SHUTDOWN => TaskState::Shutdown,
-        models::TaskState::FAILED => TaskState::Failed,
-        models::TaskState::REJECTED => TaskState::Rejected,
-        models::TaskState::REMOVE => TaskState::Remove,
-        models::TaskState::ORPHANED => TaskState::Orphaned,
-    }
+fn task_state(state: &Value) -> Option<TaskState> {
+    Some(match state.as_str()? {
+        "new" | "allocated" => TaskState::New,
+        "pending" => TaskState::Pending,
+        "assigned" => TaskState::Assigned,
+        "accepted" => TaskState::Accepted,
+        "preparing" => TaskState::Preparing,
+        "ready" => TaskState::Ready,
+        "starting" => TaskState::Starting,
+        "running" => TaskState::Running,
+        "complete" => TaskState::Complete,
+        "shutdown" => TaskState::Shutdown,
+        "failed" => TaskState::Failed,
+        "rejected" => TaskState::Rejected,
+        "remove" => TaskState::Remove,
+        "orphaned" => TaskState::Orphaned,
+        _ => return None,
+    })
 }
 
 /// The engine's reason, with the meaning of the exit code where it has one.
@@ -161,43 +182,36 @@ fn in_words(error: Option<String>, exit_code: Option<i64>) -> Option<String> {
     })
 }
 
-fn labels(labels: Option<HashMap<String, String>>) -> BTreeMap<String, String> {
-    labels.unwrap_or_default().into_iter().collect()
-}
-
-fn missing(what: &'static str) -> ListError {
-    ListError::Incomplete { what }
+pub(super) fn missing(what: &'static str) -> SwarmError {
+    SwarmError::Incomplete { what }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn an_answer_without_what_every_engine_says_is_refused_by_name() {
-        let error = node(models::Node::default()).unwrap_err().to_string();
-        assert!(error.contains("node specification"), "{error}");
-        let error = service(models::Service::default()).unwrap_err().to_string();
-        assert!(error.contains("service specification"), "{error}");
-        let error = task(models::Task::default()).unwrap_err().to_string();
-        assert!(error.contains("task status"), "{error}");
+        let error = node(&json!({})).unwrap_err().to_string();
+        assert!(error.contains("node ID"), "{error}");
+        let error = service(&json!([])).unwrap_err().to_string();
+        assert!(error.contains("service status"), "{error}");
+        let error = task(&json!({"ID": "t", "Status": {"State": "dancing"}})).unwrap_err().to_string();
+        assert!(error.contains("task state"), "{error}");
     }
 
     #[test]
     fn a_manager_a_worker_and_a_locked_engine_are_told_apart() {
         let info = |state, control| {
-            Some(SwarmInfo {
-                local_node_state: Some(state),
-                control_available: Some(control),
-                node_id: Some("n1".to_owned()),
-                ..Default::default()
-            })
+            swarm_state(&json!({"LocalNodeState": state, "ControlAvailable": control, "NodeID": "n1"}))
         };
         let node = || "n1".to_owned();
-        assert_eq!(swarm_state(info(LocalNodeState::ACTIVE, true)), SwarmState::Manager { node: node() });
-        assert_eq!(swarm_state(info(LocalNodeState::ACTIVE, false)), SwarmState::Worker { node: node() });
-        assert_eq!(swarm_state(info(LocalNodeState::LOCKED, false)), SwarmState::Locked);
-        assert_eq!(swarm_state(None), SwarmState::Inactive);
+        assert_eq!(info("active", true), SwarmState::Manager { node: node() });
+        assert_eq!(info("active", false), SwarmState::Worker { node: node() });
+        assert_eq!(info("locked", false), SwarmState::Locked);
+        assert_eq!(swarm_state(&Value::Null), SwarmState::Inactive);
     }
 
     #[test]
@@ -211,14 +225,10 @@ mod tests {
 
     #[test]
     fn ports_outside_the_range_are_not_invented() {
-        let config = |published| EndpointPortConfig {
-            target_port: Some(80),
-            published_port: Some(published),
-            ..Default::default()
-        };
+        let config = |published| json!({"TargetPort": 80, "PublishedPort": published});
         assert_eq!(port(&config(8080)).unwrap().published, Some(8080));
         assert_eq!(port(&config(0)).unwrap().published, None);
         assert_eq!(port(&config(70_000)).unwrap().published, None);
-        assert!(port(&EndpointPortConfig::default()).is_err());
+        assert!(port(&json!({})).is_err());
     }
 }

@@ -17,8 +17,8 @@ use crate::engine::{
     BackendAnswer, BackendCall, Counters, Engine, Event, Input, LeaseAnswer, LeaseCall, Output, RequestId,
     Unmounted, VolumeStatus,
 };
-use crate::error::{AddError, MountError, UnmountError};
-use crate::lease::{Lease, LeaseError};
+use crate::error::{AddError, MountError, RemoveError, UnmountError};
+use crate::lease::{Lease, LeaseError, Takeover};
 use crate::name::{MountId, NodeName, VolumeName};
 use crate::volume::{BackendError, VolumeBackend};
 
@@ -56,7 +56,8 @@ impl<L, B> Clone for VolumeManager<L, B> {
 }
 
 enum Command<B> {
-    Add(VolumeName, B, oneshot::Sender<Result<(), AddError>>),
+    Add(VolumeName, B, Takeover, oneshot::Sender<Result<(), AddError>>),
+    Remove(VolumeName, oneshot::Sender<Result<(), RemoveError>>),
     Mount(VolumeName, MountId, oneshot::Sender<Result<PathBuf, MountError>>),
     Unmount(VolumeName, MountId, oneshot::Sender<Result<Unmounted, UnmountError>>),
     Settle(VolumeName, oneshot::Sender<Result<Unmounted, UnmountError>>),
@@ -95,9 +96,20 @@ impl<L: Lease, B: VolumeBackend> VolumeManager<L, B> {
     ///
     /// # Errors
     /// When there is one of that name, or there are too many.
-    pub async fn add(&self, volume: VolumeName, backend: B) -> Result<(), AddError> {
+    pub async fn add(&self, volume: VolumeName, backend: B, takeover: Takeover) -> Result<(), AddError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Add(volume, backend, reply), answer).await.unwrap_or(Err(AddError::Ended))
+        let command = Command::Add(volume, backend, takeover, reply);
+        self.ask(command, answer).await.unwrap_or(Err(AddError::Ended))
+    }
+
+    /// Forgets a volume that nobody on this node uses, and drops its backend.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it is used, or not released yet.
+    pub async fn remove(&self, volume: &VolumeName) -> Result<(), RemoveError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Remove(volume.clone(), reply);
+        self.ask(command, answer).await.unwrap_or(Err(RemoveError::Ended))
     }
 
     /// Mounts a volume for one container, and returns its directory once it holds everything that the last
@@ -142,9 +154,10 @@ impl<L: Lease, B: VolumeBackend> VolumeManager<L, B> {
         self.tell(Input::EngineRestarted).await;
     }
 
-    /// Swarm says that a node is down. Matters to volumes with [`crate::Takeover::NewestReplica`] only.
-    pub async fn node_down(&self, node: NodeName) {
-        self.tell(Input::NodeDown(node)).await;
+    /// Swarm says that a node is down, which for the time `silent` has certainly not learnt from any manager that it is up (zero
+    /// if that is not known). Matters to volumes with [`crate::Takeover::NewestReplica`] only.
+    pub async fn node_down(&self, node: NodeName, silent: Duration) {
+        self.tell(Input::NodeDown { node, silent }).await;
     }
 
     /// Swarm says that a node is ready again.
@@ -248,12 +261,20 @@ impl<L: Lease, B: VolumeBackend> Driver<L, B> {
         let request = self.next_request;
         self.next_request += 1;
         match command {
-            Command::Add(volume, backend, reply) => {
-                let result = self.engine.add(volume.clone(), self.options.takeover);
+            Command::Add(volume, backend, takeover, reply) => {
+                let result = self.engine.add(volume.clone(), takeover);
                 if result.is_ok() {
                     self.backends.insert(volume, Arc::new(backend));
                 }
                 // Nobody waits when the caller's future was dropped; the volume is there all the same.
+                let _ = reply.send(result);
+            }
+            Command::Remove(volume, reply) => {
+                let result = self.engine.remove(&volume);
+                if result.is_ok() {
+                    self.backends.remove(&volume);
+                }
+                // As above.
                 let _ = reply.send(result);
             }
             Command::Mount(volume, id, reply) => {

@@ -4,9 +4,20 @@
 
 mod client;
 mod convert;
+mod engine_spec;
+mod http;
+mod json;
 mod manager;
 mod memory_lease;
+mod plugin;
 
-pub use client::{Endpoint, Swarm};
+pub use client::{
+    DriverGate, Endpoint, Gate, InitOptions, JoinOptions, JoinTokens, LogOptions, Logs, MaintenanceProgress,
+    NoGate, NodeChange, Swarm, SwarmChange, SwarmLease, SwarmStore, Update, Watch, WatchOptions,
+};
 pub use manager::{VolumeEvents, VolumeManager};
 pub use memory_lease::{MemoryLease, MemoryStore};
+pub use plugin::{PluginSocket, VolumePlugin};
+
+/// Where engines look for the sockets of plugins.
+pub const PLUGIN_DIRECTORY: &str = "/run/docker/plugins";

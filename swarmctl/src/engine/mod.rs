@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::barrier::Barrier;
 use crate::config::VolumeOptions;
-use crate::error::{AddError, MountError, UnmountError};
+use crate::error::{AddError, MountError, RemoveError, UnmountError};
 use crate::lease::{Grant, LeaseError, Release, Takeover};
 use crate::name::{MountId, NodeName, VolumeName};
 use crate::volume::BackendError;
@@ -84,7 +84,13 @@ pub enum Input {
     /// unmount what they had mounted.
     EngineRestarted,
     /// A node was reported down.
-    NodeDown(NodeName),
+    NodeDown {
+        /// The node.
+        node: NodeName,
+        /// For how long it has certainly not learnt from any manager that it is up; zero if that is not known. It may be told
+        /// again, when more is known.
+        silent: Duration,
+    },
     /// A node was reported ready.
     NodeUp(NodeName),
     /// The answer to an [`Output::Lease`].
@@ -269,6 +275,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Forgets a volume that nobody on this node uses, and of which nothing is left to be released.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it is used.
+    pub fn remove(&mut self, volume: &VolumeName) -> Result<(), RemoveError> {
+        let state = self.volumes.get(volume).ok_or_else(|| RemoveError::UnknownVolume(volume.clone()))?;
+        if !state.is_idle() {
+            let doing = state.status().state;
+            return Err(RemoveError::InUse { volume: volume.clone(), doing });
+        }
+        self.volumes.remove(volume);
+        Ok(())
+    }
+
     /// Takes an input at the time `now`, which never goes back.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
@@ -281,9 +301,12 @@ impl Engine {
             }
             Input::Cancel { request } => self.each(now, |it, context| it.cancel(context, request)),
             Input::EngineRestarted => self.each(now, |it, _| it.forget_mounts()),
-            Input::NodeDown(node) => {
-                if self.down_since.len() < NODES_DOWN_MAX {
-                    self.down_since.entry(node).or_insert(now);
+            Input::NodeDown { node, silent } => {
+                let since = now.checked_sub(silent).unwrap_or(now);
+                if let Some(known) = self.down_since.get_mut(&node) {
+                    *known = since.min(*known);
+                } else if self.down_since.len() < NODES_DOWN_MAX {
+                    self.down_since.insert(node, since);
                 }
                 self.each(now, |_, _| {});
             }
@@ -377,7 +400,7 @@ impl Engine {
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
-    use crate::lease::Tenure;
+    use crate::lease::{Refused, Tenure};
 
     fn engine() -> (Engine, VolumeName, Instant) {
         let mut engine = Engine::new("home-1".parse().unwrap(), VolumeOptions::default());
@@ -429,7 +452,8 @@ mod tests {
     fn nodes_that_are_down_are_bounded() {
         let (mut engine, _, now) = engine();
         for n in 0..NODES_DOWN_MAX + 5 {
-            engine.handle(now, Input::NodeDown(format!("n{n}").parse().unwrap()));
+            let node = format!("n{n}").parse().unwrap();
+            engine.handle(now, Input::NodeDown { node, silent: Duration::ZERO });
         }
         assert_eq!(engine.down_since.len(), NODES_DOWN_MAX);
     }
@@ -474,6 +498,42 @@ mod tests {
     }
 
     #[test]
+    fn a_takeover_counts_from_when_the_holder_was_last_told_that_it_is_up_if_that_is_known() {
+        for silent in [0, 8] {
+            let (mut engine, _, began) = engine();
+            let volume: VolumeName = "git".parse().unwrap();
+            let takeover = Takeover::NewestReplica { after: Duration::from_secs(10) };
+            engine.add(volume.clone(), takeover).unwrap();
+            let holder: NodeName = "home-2".parse().unwrap();
+            let down = |silent| Input::NodeDown { node: holder.clone(), silent: Duration::from_secs(silent) };
+            engine.handle(began, down(0));
+            engine.handle(began, down(silent));
+            // Less is known than before: that changes nothing.
+            engine.handle(began, down(0));
+            engine.handle(
+                began,
+                Input::Mount { request: 1, volume: volume.clone(), id: "c1".parse().unwrap() },
+            );
+            let Output::Backend { op, .. } = call(&mut engine) else { panic!("it asks for the epoch first") };
+            let answer = BackendAnswer::SeenEpoch(Ok(0));
+            engine.handle(began, Input::BackendAnswer { volume: volume.clone(), op, answer });
+            let mut now = began;
+            let took_over = loop {
+                let Output::Lease { op, call, .. } = call(&mut engine) else { panic!("a call of the lease") };
+                if matches!(call, LeaseCall::Takeover { .. }) {
+                    break now - began;
+                }
+                let held = Refused::Held { by: holder.clone(), epoch: 1 };
+                let answer = LeaseAnswer::Granted(Err(held.into()));
+                engine.handle(now, Input::LeaseAnswer { volume: volume.clone(), op, answer });
+                now = engine.deadline().expect("it asks again");
+                engine.handle(now, Input::Tick);
+            };
+            assert_eq!(took_over.as_secs(), 10 - silent);
+        }
+    }
+
+    #[test]
     fn a_takeover_whose_open_failed_is_tried_again_and_not_given_back() {
         let (mut engine, volume, now) = engine();
         let answer = |engine: &mut Engine, now: Instant, answer: BackendAnswer| {
@@ -499,6 +559,32 @@ mod tests {
         engine.handle(again, Input::Tick);
         let call = call(&mut engine);
         assert!(matches!(call, Output::Backend { call: BackendCall::Open { epoch: 2 }, .. }), "{call:?}");
+    }
+
+    #[test]
+    fn what_this_node_wrote_before_it_died_is_flushed_though_its_mount_is_called_off() {
+        for (holder, is_flushed) in [("home-1", true), ("home-2", false)] {
+            let (mut engine, volume, now) = engine();
+            let mount = Input::Mount { request: 1, volume: volume.clone(), id: "c1".parse().unwrap() };
+            engine.handle(now, mount);
+            let Output::Backend { op, .. } = call(&mut engine) else { panic!("a call of the backend") };
+            let answer = BackendAnswer::SeenEpoch(Ok(1));
+            engine.handle(now, Input::BackendAnswer { volume: volume.clone(), op, answer });
+            let Output::Lease { op, .. } = call(&mut engine) else { panic!("a call of the lease") };
+            engine.handle(now, Input::Cancel { request: 1 });
+            let grant = Grant {
+                volume: volume.clone(),
+                holder: "home-1".parse().unwrap(),
+                epoch: 2,
+                barrier: None,
+                unreleased: vec![Tenure { holder: holder.parse().unwrap(), epoch: 1 }],
+                store_behind: false,
+            };
+            engine.handle(now, Input::LeaseAnswer { volume, op, answer: LeaseAnswer::Granted(Ok(grant)) });
+            let call = call(&mut engine);
+            let opens = matches!(call, Output::Backend { call: BackendCall::Open { epoch: 2 }, .. });
+            assert_eq!(opens, is_flushed, "{call:?}");
+        }
     }
 
     #[test]

@@ -21,25 +21,25 @@
 //!   mount on this node meanwhile succeeds at once.
 //! - A grant that was never opened is released as unused, with the barrier as it was. Where that would give
 //!   the lease back to an unreleased tenure, a grant whose `open` failed is not released but settled: its
-//!   epoch may be out, and what the tenure before it wrote may be set aside.
+//!   epoch may be out, and what the tenure before it wrote may be set aside. So is one that would come back
+//!   to this very node, which died with a tail and for which nobody mounts the volume any more.
 //! - After an acquire whose outcome is unknown the volume is *settled*: acquired again and released
 //!   properly, even if nobody wants it any more, for the store may say that this node holds it.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+mod answers;
 
-use super::phase::{Phase, reached};
-use super::report::cut;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use super::phase::Phase;
 use super::users::Users;
 use super::{
-    BackendAnswer, BackendCall, Counters, Event, LeaseAnswer, LeaseCall, OpId, Output, RequestId, Step,
-    Unmounted, VolumeStatus,
+    BackendCall, Counters, Event, LeaseCall, OpId, Output, RequestId, Step, Unmounted, VolumeStatus,
 };
 use crate::config::VolumeOptions;
 use crate::error::{MountError, UnmountError};
-use crate::lease::{Grant, LeaseError, Refused, Release, Takeover};
+use crate::lease::{Grant, Release, Takeover};
 use crate::name::{MountId, NodeName, VolumeName};
-use crate::volume::BackendError;
 
 /// What a volume may see and touch of its engine.
 pub(super) struct Context<'a> {
@@ -119,10 +119,9 @@ impl Volume {
             let result = Ok(Unmounted::StillMounted { mounts: 0 });
             return cx.outputs.push_back(Output::Unmounted { request, result });
         }
-        self.settle |= match &self.phase {
-            Phase::Granted { grant } | Phase::CaughtUp { grant } => owes(grant),
-            _ => !self.is_leaving(),
-        };
+        // A grant says by itself whether anything is owed.
+        self.settle |=
+            !matches!(self.phase, Phase::Granted { .. } | Phase::CaughtUp { .. }) && !self.is_leaving();
         self.users.await_release(cx, &self.name, request);
     }
 
@@ -147,6 +146,12 @@ impl Volume {
             mounts: self.users.mounts(),
             waiting: self.users.waiting(),
         }
+    }
+
+    /// Whether it follows and nobody, not even a call that is outstanding, wants anything else.
+    pub(super) fn is_idle(&self) -> bool {
+        let quiet = self.op.is_none() && !self.settle && !self.users.wanted();
+        quiet && matches!(self.phase, Phase::Following)
     }
 
     /// Whether the volume is on its way out, so that an unmount has a release to wait for.
@@ -202,6 +207,12 @@ impl Volume {
         let phase = std::mem::replace(&mut self.phase, Phase::Following);
         self.phase = match phase {
             Phase::Seen { .. } if !wanted && !self.settle => Phase::Following,
+            // Released unused, what was written here before would stay held, and nothing would come to flush it: of a mount
+            // that was called off there is no unmount.
+            Phase::Granted { ref grant } | Phase::CaughtUp { ref grant } if !wanted && owes(grant) => {
+                self.settle = true;
+                phase
+            }
             Phase::Granted { grant } | Phase::CaughtUp { grant } if !wanted && !self.settle => {
                 self.retry_at = None;
                 Phase::Releasing { grant, release: Release::Unused }
@@ -264,11 +275,16 @@ impl Volume {
     fn expire(&mut self, cx: &mut Context<'_>) {
         let doing = self.doing();
         let (users, volume) = (&mut self.users, &self.name);
-        let held = matches!(self.phase, Phase::Seen { held: Some(_), .. });
+        let why = match self.phase {
+            Phase::Seen { held: Some(_), .. } => {
+                "; either that node is down (docker node ls), or a container there uses the volume, which is for one node at a time"
+            }
+            _ => "",
+        };
         users.expire_waiting(cx, || MountError::TimedOut {
             volume: volume.clone(),
             waited: cx.options.mount_deadline,
-            doing: if held { format!("{doing}; is that node up (docker node ls)?") } else { doing.clone() },
+            doing: format!("{doing}{why}"),
         });
         users.expire_leaving(cx, || match &self.phase {
             Phase::Flushed { grant, barrier, .. } => UnmountError::NotReplicated {
@@ -279,208 +295,6 @@ impl Volume {
             },
             _ => UnmountError::TimedOut { volume: volume.clone(), doing },
         });
-    }
-}
-
-/// Answers.
-impl Volume {
-    pub(super) fn lease_answer(&mut self, cx: &mut Context<'_>, op: OpId, answer: LeaseAnswer) {
-        match (self.step_of(op), answer) {
-            (Some(Step::Acquire | Step::Takeover), LeaseAnswer::Granted(result)) => {
-                let step = self.op.take().map_or(Step::Acquire, |(_, step)| step);
-                match result {
-                    Ok(grant) => self.granted(cx, grant, step),
-                    Err(error) => self.not_granted(cx, step, error),
-                }
-            }
-            (Some(Step::Release), LeaseAnswer::Released(result)) => {
-                self.op = None;
-                self.released(cx, result);
-            }
-            _ => cx.counters.answers_ignored += 1,
-        }
-    }
-
-    fn granted(&mut self, cx: &mut Context<'_>, grant: Grant, step: Step) {
-        self.note = None;
-        cx.counters.taken_over += u64::from(step == Step::Takeover);
-        let volume = || self.name.clone();
-        cx.event(Event::Granted { volume: volume(), epoch: grant.epoch });
-        for tenure in &grant.unreleased {
-            let (tenure, barrier) = (tenure.clone(), grant.barrier.clone());
-            cx.event(Event::Unreleased { volume: volume(), tenure, barrier });
-        }
-        if grant.store_behind {
-            cx.event(Event::StoreBehind { volume: volume(), epoch: grant.epoch });
-        }
-        self.settle &= owes(&grant);
-        self.phase = Phase::Granted { grant };
-    }
-
-    fn not_granted(&mut self, cx: &mut Context<'_>, step: Step, error: LeaseError) {
-        let Phase::Seen { held, .. } = &mut self.phase else {
-            unreachable!("the lease is asked for in Seen only, and the phase waits for the answer");
-        };
-        match error {
-            LeaseError::Refused(Refused::Held { by, epoch }) => {
-                self.settle = false;
-                self.users.dismiss(cx, &Ok(Unmounted::NotMounted));
-                let news = Some((by, epoch));
-                let changed = *held != news;
-                *held = news;
-                self.note = None;
-                self.retry_at = Some(cx.now + cx.options.lease_poll);
-                if changed && self.users.wanted() {
-                    cx.event(Event::Waiting { volume: self.name.clone(), doing: self.doing() });
-                }
-            }
-            LeaseError::Refused(Refused::Moved { .. }) => {
-                *held = None;
-                self.retry_at = Some(cx.now + cx.options.lease_poll);
-            }
-            LeaseError::Refused(_) => {
-                let error = MountError::Lease { volume: self.name.clone(), source: error };
-                self.users.turn_away(cx, &error);
-                self.settle = false;
-                self.phase = Phase::Following;
-                self.failed(cx, step, &error.to_string());
-            }
-            LeaseError::Unavailable { .. } => {
-                *held = None;
-                self.settle = true;
-                self.failed(cx, step, &error.to_string());
-            }
-        }
-    }
-
-    fn released(&mut self, cx: &mut Context<'_>, result: Result<(), LeaseError>) {
-        let Phase::Releasing { grant, release } = &self.phase else {
-            unreachable!("the lease is released in Releasing only, and the phase waits for the answer");
-        };
-        let (volume, epoch) = (self.name.clone(), grant.epoch);
-        match result {
-            Ok(()) => {
-                let barrier = match release {
-                    Release::Flushed { barrier, .. } => Some(barrier.clone()),
-                    Release::Unused => None,
-                };
-                cx.counters.released += 1;
-                if let Some(barrier) = barrier.clone() {
-                    self.users.dismiss(cx, &Ok(Unmounted::Released { epoch, barrier }));
-                }
-                cx.event(Event::Released { volume, epoch, barrier });
-                self.phase = Phase::Following;
-                self.note = None;
-                self.retry_at = (self.failures > 0).then(|| cx.now + self.pause(cx));
-            }
-            // Another node took the lease over and gave it back: what is here is still the newest.
-            Err(LeaseError::Refused(Refused::Stale { holder: Some(by), .. })) if by == *cx.node => {
-                self.settle = true;
-                self.phase = Phase::Following;
-            }
-            Err(LeaseError::Refused(Refused::Stale { current, holder, .. })) => {
-                // Of an unused grant nothing is lost, or it was said when the replica was fenced.
-                if matches!(release, Release::Flushed { .. }) {
-                    self.lost(cx, epoch, current, holder);
-                }
-                self.phase = Phase::Following;
-            }
-            Err(error) => self.failed(cx, Step::Release, &error.to_string()),
-        }
-    }
-
-    pub(super) fn backend_answer(&mut self, cx: &mut Context<'_>, op: OpId, answer: BackendAnswer) {
-        let Some(step) = self.step_of(op).filter(|step| answer.is_to(*step)) else {
-            cx.counters.answers_ignored += 1;
-            return;
-        };
-        self.op = None;
-        let phase = std::mem::replace(&mut self.phase, Phase::Following);
-        let (phase, error) = reached(phase, answer, self.users.wanted());
-        if let Phase::Reverting { grant } = &phase {
-            self.settle |= !grant.unreleased.is_empty();
-        }
-        self.phase = phase;
-        match error {
-            None => {
-                self.progress();
-                if step == Step::Close && matches!(self.phase, Phase::CaughtUp { .. }) {
-                    self.retry_at = Some(cx.now + self.pause(cx));
-                }
-            }
-            Some(BackendError::Behind { detail }) => self.behind(cx, &detail),
-            Some(error) => self.step_failed(cx, step, error),
-        }
-    }
-
-    /// Data is on its way: say so, ask again.
-    fn behind(&mut self, cx: &mut Context<'_>, detail: &str) {
-        let note = Some(format!("waiting for {}", cut(detail)));
-        self.retry_at = Some(cx.now + cx.options.lease_poll);
-        if self.note != note {
-            self.note = note;
-            cx.event(Event::Waiting { volume: self.name.clone(), doing: self.doing() });
-        }
-    }
-
-    fn step_failed(&mut self, cx: &mut Context<'_>, step: Step, error: BackendError) {
-        self.failed(cx, step, &error.to_string());
-        let volume = self.name.clone();
-        match (step, error) {
-            (Step::Flush | Step::Replicate, BackendError::Fenced { seen }) => {
-                if let Phase::Open { grant, .. } | Phase::Flushed { grant, .. } =
-                    std::mem::replace(&mut self.phase, Phase::Following)
-                {
-                    self.lost(cx, grant.epoch, seen, None);
-                    self.phase = Phase::Closing { grant, release: Release::Unused };
-                }
-            }
-            (Step::SeenEpoch | Step::CatchUp | Step::Open, source) => {
-                if step == Step::Open {
-                    self.retry_at = None;
-                }
-                self.users.turn_away(cx, &MountError::Step { volume, step, source });
-            }
-            (_, source) => self.users.dismiss(cx, &Err(UnmountError::Step { volume, step, source })),
-        }
-    }
-
-    fn lost(&mut self, cx: &mut Context<'_>, epoch: u64, current: u64, holder: Option<NodeName>) {
-        cx.counters.leases_lost += 1;
-        let volume = self.name.clone();
-        cx.event(Event::LeaseLost { volume: volume.clone(), epoch, current });
-        self.users.dismiss(cx, &Err(UnmountError::LeaseLost { volume, epoch, current, holder }));
-    }
-
-    /// A step of the backend succeeded. One that leads towards a mount says nothing about the next, so that
-    /// a volume that can be acquired but not opened is not tried in quick succession.
-    fn progress(&mut self) {
-        self.note = None;
-        if matches!(self.phase, Phase::Open { .. }) {
-            self.settle = false;
-        }
-        if matches!(self.phase, Phase::Open { .. } | Phase::Flushed { .. } | Phase::Closing { .. }) {
-            self.failures = 0;
-        }
-    }
-
-    /// A step failed: the next one waits, the longer the more have failed.
-    fn failed(&mut self, cx: &mut Context<'_>, step: Step, reason: &str) {
-        let reason = cut(reason);
-        cx.counters.steps_failed += 1;
-        self.retry_at = Some(cx.now + self.pause(cx));
-        self.failures = self.failures.saturating_add(1);
-        self.note = Some(reason.clone());
-        cx.event(Event::Failed { volume: self.name.clone(), step, reason });
-    }
-
-    fn pause(&self, cx: &Context<'_>) -> Duration {
-        let factor = 1_u32 << self.failures.min(16);
-        cx.options.retry_first.saturating_mul(factor).min(cx.options.retry_max)
-    }
-
-    fn step_of(&self, op: OpId) -> Option<Step> {
-        self.op.filter(|(outstanding, _)| *outstanding == op).map(|(_, step)| step)
     }
 }
 

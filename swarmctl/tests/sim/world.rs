@@ -261,7 +261,14 @@ impl World {
                 let name = self.nodes[about].name.clone();
                 for index in 0..self.nodes.len() {
                     let name = name.clone();
-                    self.handle(index, if down { Input::NodeDown(name) } else { Input::NodeUp(name) });
+                    self.handle(
+                        index,
+                        if down {
+                            Input::NodeDown { node: name, silent: Duration::ZERO }
+                        } else {
+                            Input::NodeUp(name)
+                        },
+                    );
                 }
             }
         }
