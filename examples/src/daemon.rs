@@ -51,8 +51,13 @@ impl<E: Error> From<E> for Failure {
 
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = self.0.lines().map(str::trim).filter(|line| !line.is_empty());
-        f.write_str(&lines.collect::<Vec<_>>().join("; "))
+        let mut before: Option<&str> = None;
+        for line in self.0.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let between = before.map_or("", |before| if before.ends_with([':', '.']) { " " } else { "; " });
+            write!(f, "{between}{line}")?;
+            before = Some(line);
+        }
+        Ok(())
     }
 }
 
@@ -229,6 +234,7 @@ mod tests {
         struct Repeats(#[source] std::num::ParseIntError);
         let cause = "x".parse::<u8>().unwrap_err();
         assert_eq!(Failure::from(Repeats(cause)).to_string(), "no: invalid digit found in string");
+        assert_eq!(Failure::new("one\n two\n\nleft:\n  three").to_string(), "one; two; left: three");
     }
 
     #[test]

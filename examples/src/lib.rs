@@ -3,8 +3,10 @@
 
 pub mod control;
 pub mod daemon;
+pub mod durable_file;
 pub mod edge_settings;
 pub mod host_port;
+pub mod lease_hop;
 pub mod local_tls;
 pub mod mesh_dial;
 pub mod mesh_entry;
@@ -30,6 +32,13 @@ pub mod sync_settings;
 pub mod sync_time;
 pub mod synced_volume;
 pub mod table;
+pub mod volume_keeper;
+pub mod volume_lag;
+pub mod volume_node;
+pub mod volume_notice;
+pub mod volume_options;
+pub mod volume_settings;
+pub mod volume_takeover;
 pub mod web;
 
 /// The README's examples compile.

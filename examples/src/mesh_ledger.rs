@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshnet::{Event, PeerId, Redeemed};
-use tempfile::NamedTempFile;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::daemon::{Context, Failure};
-use crate::mesh_state::{StateDirectory, sync_directory};
+use crate::durable_file;
+use crate::mesh_state::StateDirectory;
 
 /// The file that names the used tickets.
 pub const LEDGER_FILE: &str = "used-tickets";
@@ -164,13 +164,9 @@ fn lock(directory: &Path) -> Result<File, Failure> {
 
 /// Writes a ledger anew, whole or not at all, and gives the file to append to and its length.
 fn rewrite(path: &Path, entries: &[Redeemed]) -> Result<(File, u64), Failure> {
-    let place = || format!("cannot write {}", path.display());
-    let directory = path.parent().expect("a ledger is in a directory");
     let text: String = std::iter::once(FIRST_LINE.to_owned()).chain(entries.iter().map(line)).collect();
-    let mut file = NamedTempFile::with_prefix_in(".used-tickets-", directory).context(place())?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).context(place())?;
-    let file = file.persist(path).map_err(|error| error.error).context(place())?;
-    sync_directory(directory).context(place())?;
+    let file = durable_file::draft(path).and_then(|draft| durable_file::keep(draft, path, text.as_bytes()));
+    let file = file.context(format!("cannot write {}", path.display()))?;
     Ok((file, text.len() as u64))
 }
 

@@ -3,8 +3,8 @@
 //! Owns the directory's place and mode (0700) and the file [`MEMBERSHIP_FILE`] (0600), which is there whole or not
 //! at all. The tickets that were used are next to it: see [`mesh_ledger`](crate::mesh_ledger).
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
+use std::fs::DirBuilder;
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tempfile::NamedTempFile;
 
 use crate::daemon::{Context, Failure};
+use crate::durable_file;
 use crate::host_port::PeerAddress;
 use crate::settings;
 
@@ -41,7 +42,7 @@ pub struct StateDirectory(PathBuf);
 /// A state directory in which a membership can be written. Dropped without [`Reservation::store`], it leaves nothing.
 #[derive(Debug)]
 pub struct Reservation {
-    file: Option<NamedTempFile>,
+    draft: Option<NamedTempFile>,
     directory: PathBuf,
     /// Directories that were made for it, the outermost first.
     made: Vec<PathBuf>,
@@ -150,10 +151,9 @@ impl StateDirectory {
     /// The directory cannot be made or written.
     pub fn reserve(&self) -> Result<Reservation, Failure> {
         let made = self.make()?;
-        let mut reservation = Reservation { file: None, directory: self.0.clone(), made };
-        // A temporary file has mode 0600 from its beginning and goes away if the membership never comes.
-        let file = NamedTempFile::with_prefix_in(".membership-", &self.0);
-        reservation.file = Some(file.context(format!("cannot write in {}", self.0.display()))?);
+        let mut reservation = Reservation { draft: None, directory: self.0.clone(), made };
+        let draft = durable_file::draft(&self.0.join(MEMBERSHIP_FILE));
+        reservation.draft = Some(draft.context(format!("cannot write in {}", self.0.display()))?);
         Ok(reservation)
     }
 }
@@ -166,28 +166,21 @@ impl Reservation {
     pub fn store(mut self, joined: &Joined) -> Result<(), Failure> {
         let path = self.directory.join(MEMBERSHIP_FILE);
         let place = format!("cannot write {}", path.display());
-        let mut file = self.file.take().expect("a reservation holds its file until it is used");
-        let text = render(joined);
-        file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).context(&place)?;
-        file.persist(&path).map_err(|error| error.error).context(&place)?;
+        let draft = self.draft.take().expect("a reservation has its draft until it is used");
+        durable_file::keep(draft, &path, render(joined).as_bytes()).context(place)?;
         self.made.clear();
-        sync_directory(&self.directory).context(&place)
+        Ok(())
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        drop(self.file.take());
+        drop(self.draft.take());
         for directory in self.made.iter().rev() {
             // One that somebody else uses by now is not empty and stays.
             let _ = std::fs::remove_dir(directory);
         }
     }
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 fn render(joined: &Joined) -> String {

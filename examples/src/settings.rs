@@ -4,9 +4,9 @@
 //! [`MAX_FILE_BYTES`] is refused unread.
 
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 
 use crate::daemon::{Context, Failure};
+use crate::durable_file;
 
 /// The largest file that is read as settings or as a secret.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -98,17 +99,15 @@ where
 
 /// Writes a secret with mode 0600. An existing file is never overwritten: it may be the only copy of a key.
 pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match durable_file::create(path, format!("{text}\n").as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let path = path.display();
-            return Err(Failure::new(format!(
+            Err(Failure::new(format!(
                 "{path} exists and is left as it is: remove it first or choose another name"
-            )));
+            )))
         }
-        opened => opened.context(format!("cannot create {}", path.display()))?,
-    };
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n"));
-    written.and_then(|()| file.sync_all()).context(format!("cannot write {}", path.display()))
+        written => written.context(format!("cannot write {}", path.display())),
+    }
 }
 
 /// Reads `500ms`, `30s`, `5m`, `1h` or `30d`.

@@ -11,7 +11,7 @@ use syncfs::{CheckReport, Finding};
 use crate::control::{self, ControlError};
 use crate::daemon::Failure;
 use crate::sync_control::{self, CHECK_LIMIT, Request, path};
-use crate::sync_report::size;
+use crate::sync_report::{counted, size};
 
 /// What a check may put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -98,17 +98,17 @@ impl fmt::Display for CheckedReport {
         if self.more > 0 {
             writeln!(f, "and {} more", self.more)?;
         }
-        write!(f, "{} files, {} and {} kept versions read: ", self.files, size(self.bytes), self.kept)?;
+        let (files, kept) = (counted(self.files, "file"), counted(self.kept, "kept version"));
+        write!(f, "{files}, {} and {kept} read: ", size(self.bytes))?;
         match self.findings.len() as u64 + self.more {
             0 => f.write_str("sound")?,
-            1 => f.write_str("1 finding")?,
-            count => write!(f, "{count} findings")?,
+            count => f.write_str(&counted(count, "finding"))?,
         }
         if self.skipped > 0 {
             write!(f, "; {} not judged (being written, or still to come)", self.skipped)?;
         }
         if self.missed > 0 {
-            write!(f, "; {} changes taken up that nothing had told of", self.missed)?;
+            write!(f, "; {} taken up that nothing had told of", counted(self.missed, "change"))?;
         }
         writeln!(f)
     }

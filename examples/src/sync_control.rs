@@ -38,6 +38,8 @@ pub const EVENTS_WAIT_MAX: Duration = Duration::from_secs(30);
 pub enum Request {
     /// How is the replica? Answered by a [`SyncReport`].
     Status,
+    /// What is the folder's digest? Reads the whole index.
+    Digest,
     /// Which files were changed on two sides? Answered by a list of [`ConflictReport`].
     Conflicts,
     /// About branches, and how conflicts end.
@@ -123,11 +125,8 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
     let share = &node.folders()[place];
     let folder = &share.folder;
     Ok(match request {
-        Request::Status => {
-            let mut report = sync_report::status(folder).await?;
-            node.complete(place, &mut report);
-            serde_json::to_value(report)?
-        }
+        Request::Status => serde_json::to_value(node.status(place))?,
+        Request::Digest => Value::from(folder.digest().await?.to_string()),
         Request::Conflicts => serde_json::to_value(sync_report::conflicts(folder).await?)?,
         Request::Branch(request) => sync_branches::answer(folder, request).await?,
         Request::Events { after, wait_ms } => {
@@ -237,9 +236,22 @@ pub async fn status(dir: &Path) -> Result<SyncReport, Failure> {
     match control::ask(&path(dir), &Request::Status, ASK_LIMIT).await {
         Err(ControlError::NotRunning(_)) => {
             let folder = open(dir).await?;
-            let report = sync_report::status(&folder).await;
+            let report = sync_report::status(&folder);
             folder.close().await;
-            report
+            Ok(report)
+        }
+        asked => Ok(asked?),
+    }
+}
+
+/// The digest of the replica in `dir`: equal on two replicas exactly when their folders are equal.
+pub async fn digest(dir: &Path) -> Result<String, Failure> {
+    match control::ask(&path(dir), &Request::Digest, SCAN_LIMIT).await {
+        Err(ControlError::NotRunning(_)) => {
+            let folder = open(dir).await?;
+            let digest = folder.digest().await;
+            folder.close().await;
+            Ok(digest?.to_string())
         }
         asked => Ok(asked?),
     }

@@ -9,8 +9,9 @@ use syncfs::{CutBy, CutRule, Hook, RelPath, cutting};
 use crate::settings;
 
 /// How long each command of a hook may take, and how often one is run besides at each flush, if nothing is said.
-const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
-const HOOK_EVERY: Duration = Duration::from_secs(3600);
+pub const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`HOOK_TIMEOUT`].
+pub const HOOK_EVERY: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]

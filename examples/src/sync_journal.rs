@@ -144,6 +144,9 @@ fn described(event: &Event) -> Value {
         Event::DeletionsHeld { files, of } => json!({ "event": "deletions-held", "files": files, "of": of }),
         Event::Paused(why) => json!({ "event": "paused", "why": why }),
         Event::Resumed => json!({ "event": "resumed" }),
+        Event::PeerPaused { device, why } => {
+            json!({ "event": "peer-paused", "peer": device.to_string(), "why": why })
+        }
         Event::Problem(problem) => json!({
             "event": "problem",
             "path": problem.path.as_ref().map(ToString::to_string),

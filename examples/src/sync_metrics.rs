@@ -55,9 +55,7 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<(Server, Sock
 fn answer(node: &Node) -> Reply {
     let mut reports = Vec::new();
     for (place, share) in node.folders().iter().enumerate() {
-        let mut report = sync_report::brief(&share.folder);
-        node.complete(place, &mut report);
-        reports.push((share.served.config.root.display().to_string(), report));
+        reports.push((share.served.config.root.display().to_string(), node.status(place)));
     }
     let refused: Vec<_> = node.refusals().collect();
     web::reply(StatusCode::OK, TEXT, text(&reports, &refused))

@@ -18,7 +18,7 @@ use crate::daemon::{Context, Failure};
 use crate::sync_door::{self, DoorError, Offer, REASONS};
 use crate::sync_journal::Journal;
 use crate::sync_link::Backoff;
-use crate::sync_report::{PeerReport, SyncReport};
+use crate::sync_report::{self, PeerReport, SyncReport};
 use crate::sync_sessions::{Pair, Sessions};
 use crate::sync_settings::{Peer, Served, SyncSettings};
 
@@ -312,9 +312,10 @@ impl Node {
         counter.expect("`other` is among the reasons").fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds to a folder's report what its daemon knows: names, traffic, rates, and what keeps peers away.
-    pub fn complete(&self, place: usize, report: &mut SyncReport) {
+    /// The state of the folder at a place, with what its daemon knows: names, traffic, rates, and what keeps peers away.
+    pub fn status(&self, place: usize) -> SyncReport {
         let share = &self.folders[place];
+        let mut report = sync_report::status(&share.folder);
         report.label = share.served.label.as_ref().map(ToString::to_string);
         for (peer, line) in &share.lines {
             let id = peer.to_string();
@@ -338,6 +339,7 @@ impl Node {
                 known.trouble = line.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
             }
         }
+        report
     }
 
     /// Takes the rates once a second, for ever.

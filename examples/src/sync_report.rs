@@ -25,8 +25,6 @@ pub struct SyncReport {
     pub files: u64,
     /// Their total size.
     pub bytes: u64,
-    /// Equal on two replicas exactly when their folders are equal; none while the folder is paused.
-    pub digest: Option<String>,
     /// The local sequence: grows with every change.
     pub sequence: u64,
     /// The highest fence epoch ever seen.
@@ -115,6 +113,9 @@ pub struct PeerReport {
     pub acked: u64,
     /// How many sequences it lacks.
     pub behind: u64,
+    /// Why it fetches nothing for now, in its own words.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// Its versions that are still to come, as far as it has told.
     pub left_files: u64,
     /// Bytes of them that are still to come.
@@ -212,19 +213,8 @@ fn problem(problem: &Problem) -> String {
     }
 }
 
-/// Asks a folder for its state.
-pub async fn status(folder: &Folder) -> Result<SyncReport, Failure> {
-    let digest = match folder.digest().await {
-        Ok(digest) => Some(digest.to_string()),
-        // The pause is what a person wants to know then.
-        Err(_) if folder.status().pause.is_some() => None,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(SyncReport { digest, ..brief(folder) })
-}
-
-/// The same without the digest, which reads the whole index.
-pub fn brief(folder: &Folder) -> SyncReport {
+/// A folder's state. Costs the same however large the folder is.
+pub fn status(folder: &Folder) -> SyncReport {
     let status = folder.status();
     let role = match status.role {
         Role::Holder => "holder",
@@ -241,6 +231,7 @@ pub fn brief(folder: &Folder) -> SyncReport {
         connected: peer.connected,
         acked: peer.acked,
         behind: peer.behind,
+        paused: peer.paused.clone(),
         left_files: peer.transfer.left_files,
         left_bytes: peer.transfer.left_bytes,
         done_bytes: peer.transfer.done_bytes,
@@ -253,7 +244,6 @@ pub fn brief(folder: &Folder) -> SyncReport {
         folder: status.folder.map(|folder| folder.to_string()),
         files: status.files,
         bytes: status.bytes,
-        digest: None,
         sequence: status.sequence,
         epoch: status.epoch,
         role: role.to_owned(),
@@ -324,10 +314,7 @@ impl fmt::Display for SyncReport {
         if let Some(label) = &self.label {
             writeln!(f, "label      {label}")?;
         }
-        writeln!(f, "holds      {} files, {} bytes", self.files, self.bytes)?;
-        if let Some(digest) = &self.digest {
-            writeln!(f, "digest     {digest}")?;
-        }
+        writeln!(f, "holds      {}, {}", counted(self.files, "file"), counted(self.bytes, "byte"))?;
         writeln!(f, "role       {} (epoch {})", self.role, self.epoch)?;
         match (self.direction.as_str(), self.differing) {
             ("send", 0) => writeln!(f, "direction  send: nothing differs at the peers")?,
@@ -391,8 +378,12 @@ impl SyncReport {
         }
         write!(f, "\n{table}")?;
         for peer in &self.peers {
+            let name = peer.name.as_ref().unwrap_or(&peer.device);
             if let Some(trouble) = &peer.trouble {
-                writeln!(f, "not connected to {}: {trouble}", peer.name.as_ref().unwrap_or(&peer.device))?;
+                writeln!(f, "not connected to {name}: {trouble}")?;
+            }
+            if let Some(why) = &peer.paused {
+                writeln!(f, "{name} fetches nothing for now: {why}")?;
             }
         }
         Ok(())
@@ -403,7 +394,7 @@ impl PeerReport {
     fn to_come(&self) -> String {
         match (self.left_files, self.left_bytes) {
             (0, 0) => String::new(),
-            (files, bytes) => format!("{files} files, {}", size(bytes)),
+            (files, bytes) => format!("{}, {}", counted(files, "file"), size(bytes)),
         }
     }
 }
@@ -431,6 +422,11 @@ impl fmt::Display for ConsistencyReport {
             }
         }
     }
+}
+
+/// So many of what is called `one`, for a person: "1 file", "2 files".
+pub fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A size for a person.

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use swarmctl::{BackendError, Barrier, NodeName, VolumeBackend};
 use syncfs::{DeviceId, FenceError, Folder, Token, WaitError};
+use tokio::task::JoinSet;
+
+use crate::sync_report::counted;
 
 /// This node's replica of a volume.
 #[derive(Clone)]
@@ -16,6 +19,8 @@ pub struct SyncedVolume {
     root: PathBuf,
     node: NodeName,
     replicas: BTreeMap<DeviceId, NodeName>,
+    /// How many of `replicas` must hold a write before it counts as replicated.
+    enough: usize,
 }
 
 impl SyncedVolume {
@@ -27,7 +32,13 @@ impl SyncedVolume {
         node: NodeName,
         replicas: BTreeMap<DeviceId, NodeName>,
     ) -> Self {
-        Self { folder, root, node, replicas }
+        Self { folder, root, node, enough: replicas.len(), replicas }
+    }
+
+    /// The same, but a write counts as replicated once `nodes` nodes hold it, this one included.
+    #[must_use]
+    pub fn on(self, nodes: usize) -> Self {
+        Self { enough: nodes.saturating_sub(1).min(self.replicas.len()), ..self }
     }
 
     fn waiting(&self, error: WaitError) -> BackendError {
@@ -36,7 +47,7 @@ impl SyncedVolume {
                 let lags = lags.iter().map(|lag| {
                     let node = self.replicas.get(&lag.device).unwrap_or(&self.node);
                     let line = if lag.connected { "" } else { " (not connected)" };
-                    format!("{} changes to reach {node}{line}", lag.behind)
+                    format!("{} to reach {node}{line}", counted(lag.behind, "change"))
                 });
                 BackendError::behind(lags.collect::<Vec<_>>().join(", "))
             }
@@ -59,12 +70,14 @@ impl VolumeBackend for SyncedVolume {
         match self.folder.hold(epoch).await {
             Ok(()) => Ok(self.root.clone()),
             Err(FenceError::Stale { seen, .. }) => Err(BackendError::Fenced { seen }),
+            Err(error @ FenceError::Resyncing(_)) => Err(BackendError::behind(error.to_string())),
             Err(error) => Err(BackendError::failed(error)),
         }
     }
 
     async fn flush(&self) -> Result<Barrier, BackendError> {
-        let token = self.folder.flush().await.map_err(BackendError::failed)?;
+        // Nothing has it open any more: what stands here is a state to start from.
+        let token = self.folder.seal().await.map_err(BackendError::failed)?;
         token.to_string().parse().map_err(BackendError::failed)
     }
 
@@ -73,9 +86,24 @@ impl VolumeBackend for SyncedVolume {
         barrier: &Barrier,
         timeout: Duration,
     ) -> Result<BTreeSet<NodeName>, BackendError> {
-        let devices: Vec<DeviceId> = self.replicas.keys().copied().collect();
-        self.folder.wait(&token(barrier)?, &devices, timeout).await.map_err(|error| self.waiting(error))?;
-        Ok(self.replicas.values().cloned().chain([self.node.clone()]).collect())
+        let token = token(barrier)?;
+        let mut waits = JoinSet::new();
+        for device in self.replicas.keys().copied() {
+            let folder = self.folder.clone();
+            waits.spawn(async move { folder.wait(&token, &[device], timeout).await.map(|()| device) });
+        }
+        let mut holding = BTreeSet::from([self.node.clone()]);
+        let mut lags = Vec::new();
+        while holding.len() <= self.enough {
+            match waits.join_next().await {
+                Some(Ok(Ok(device))) => holding.extend(self.replicas.get(&device).cloned()),
+                Some(Ok(Err(WaitError::Timeout(more)))) => lags.extend(more),
+                Some(Ok(Err(error))) => return Err(self.waiting(error)),
+                Some(Err(error)) => return Err(BackendError::failed(error)),
+                None => return Err(self.waiting(WaitError::Timeout(lags))),
+            }
+        }
+        Ok(holding)
     }
 
     async fn close(&self) -> Result<(), BackendError> {

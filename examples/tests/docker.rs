@@ -1,14 +1,13 @@
-//! `edged` and `swarmctl` against a real Docker Engine.
+//! `edged` against a real Docker Engine.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 mod support;
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::engine::{Engine, IMAGE};
 use support::netns::Netns;
-use support::{Daemon, can_run, expect_status, path, run, until};
+use support::{Daemon, can_run, path, until};
 
 const PROGRAMS: [&str; 9] =
     ["ip", "nsenter", "unshare", "dockerd", "docker", "iptables", "busybox", "curl", "tar"];
@@ -97,44 +96,4 @@ fn a_container_is_served_within_a_second_of_its_start_and_dropped_at_its_stop() 
 
     let (status, took) = edge.daemon.terminate();
     assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
-}
-
-#[test]
-#[ignore = "needs root and Docker: run with --ignored"]
-fn swarmctl_lists_nodes_services_and_tasks() {
-    if !can_run(&PROGRAMS, &[]) {
-        return;
-    }
-    let netns = Netns::new("docker-swarm");
-    let engine = Engine::start(&netns);
-    let host = format!("unix://{}", engine.socket().display());
-    let swarmctl = |arguments: &[&str]| run("swarmctl", &[&["--host", &host], arguments].concat());
-    let refused = swarmctl(&["nodes"]);
-    expect_status(&refused, 1);
-    assert!(support::text(&refused.stderr).contains("swarm init"), "{}", support::text(&refused.stderr));
-
-    engine.docker(&["swarm", "init", "--advertise-addr", "127.0.0.1"]);
-    let service = ["service", "create", "--no-resolve-image", "-q", "-d", "--name", "web", "--replicas", "2"];
-    engine.docker(&[&service[..], &["--label", "tier=front", IMAGE, "sleep", "1000"]].concat());
-
-    let json = |arguments: &[&str]| -> serde_json::Value {
-        serde_json::from_str(&expect_status(&swarmctl(&[arguments, &["--json"]].concat()), 0)).unwrap()
-    };
-    let nodes = json(&["nodes"]);
-    assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes}");
-    assert_eq!((&nodes[0]["role"], &nodes[0]["leader"]), (&"manager".into(), &true.into()), "{nodes}");
-    let services = until("two running tasks", || {
-        Some(json(&["services"])).filter(|services| services[0]["running"] == 2)
-    });
-    assert_eq!((&services[0]["name"], &services[0]["desired"]), (&"web".into(), &2.into()), "{services}");
-    assert_eq!(services[0]["labels"]["tier"], "front", "{services}");
-    let tasks = json(&["ps", "web"]);
-    assert_eq!(tasks.as_array().map(Vec::len), Some(2), "{tasks}");
-    assert!(expect_status(&swarmctl(&["services"]), 0).contains("2/2"));
-    assert!(expect_status(&swarmctl(&["ps", "web"]), 0).contains("running"));
-    expect_status(&swarmctl(&["ps", "no-such-service"]), 1);
-
-    let unreachable =
-        Command::new(path("swarmctl")).args(["--host", "unix:///no/such.sock", "nodes"]).output();
-    expect_status(&unreachable.unwrap(), 1);
 }

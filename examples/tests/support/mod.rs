@@ -2,10 +2,13 @@
 //! deadline.
 #![allow(dead_code)]
 
+pub(crate) mod cluster;
 pub(crate) mod device;
 pub(crate) mod engine;
+pub(crate) mod ledger;
 pub(crate) mod netns;
 pub(crate) mod replica;
+pub(crate) mod site;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

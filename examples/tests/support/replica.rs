@@ -78,6 +78,16 @@ impl Replica {
         expect_status(&run("syncd", &["wait", self.root(), "--peers", "all", "--timeout", "120s"]), 0);
     }
 
+    /// What vanished was meant.
+    #[track_caller]
+    pub(crate) fn confirm_deletions(&self) {
+        expect_status(&run("syncd", &["confirm-deletions", self.root()]), 0);
+    }
+
+    pub(crate) fn digest(&self) -> String {
+        expect_status(&run("syncd", &["digest", self.root()]), 0)
+    }
+
     pub(crate) fn status(&self) -> serde_json::Value {
         serde_json::from_str(&expect_status(&run("syncd", &["status", self.root(), "--json"]), 0)).unwrap()
     }
@@ -130,7 +140,7 @@ pub(crate) fn peers_of(replicas: &[Replica], number: usize) -> Vec<String> {
 pub(crate) fn assert_converged(replicas: &[Replica]) {
     until("equal digests", || {
         replicas.iter().for_each(Replica::wait);
-        let digests: Vec<_> = replicas.iter().map(|replica| replica.status()["digest"].clone()).collect();
+        let digests: Vec<_> = replicas.iter().map(Replica::digest).collect();
         digests.iter().all(|digest| *digest == digests[0]).then_some(())
     });
     let first = replicas[0].tree("");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use hybrid_examples::daemon::{self, Failure};
 use hybrid_examples::sync_control::{self, ASK_LIMIT, Request, SCAN_LIMIT};
-use hybrid_examples::sync_report::{FoundReport, SyncReport};
+use hybrid_examples::sync_report::FoundReport;
 use serde_json::json;
 
 #[derive(Args)]
@@ -58,10 +58,7 @@ pub async fn rejoin_alone(Options { dir, json }: Options) -> Result<(), Failure>
 }
 
 pub async fn digest(Options { dir, json }: Options) -> Result<(), Failure> {
-    let SyncReport { digest, paused, .. } = sync_control::status(&dir).await?;
-    let why =
-        || Failure::new(paused.map_or_else(String::new, |pause| format!("the folder is paused: {pause}")));
-    say(json, "digest", &digest.ok_or_else(why)?)
+    say(json, "digest", &sync_control::digest(&dir).await?)
 }
 
 pub async fn differing(Options { dir, json }: Options) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hybrid_examples::notes::Notes;
 use hybrid_examples::sync_link;
 use hybrid_examples::synced_volume::SyncedVolume;
-use swarmctl::{MemoryLease, NodeName, VolumeManager, VolumeOptions};
+use swarmctl::{MemoryLease, NodeName, Takeover, VolumeManager, VolumeOptions};
 use syncfs::{Config, DeviceId, Folder};
 use tokio::task::JoinHandle;
 
@@ -171,6 +171,7 @@ async fn volumes(
     let manager = VolumeManager::new(name.clone(), lease.clone(), VolumeOptions::default());
     let directory = Site::directory(root, node.name, VOLUME);
     let replicas = BTreeMap::from([(replica, other.name.parse()?)]);
-    manager.add(VOLUME.parse()?, SyncedVolume::new(folder.clone(), directory, name, replicas)).await?;
+    let volume = SyncedVolume::new(folder.clone(), directory, name, replicas);
+    manager.add(VOLUME.parse()?, volume, Takeover::Wait).await?;
     Ok(manager)
 }
