@@ -10,7 +10,8 @@
 //! | [`sync_wal`], [`sync_index`] | what SQLite, or a crash, left in a log; an index that was damaged |
 //! | [`edge`] | labels, rules, hosts, label files |
 //! | [`edge_http`] | the bytes that a client sends, the head of a request |
-//! | [`swarm`] | stored leases; lists of operations against the mount engine |
+//! | [`swarm`] | stored leases, requests of a container engine; lists of operations against the mount engine |
+//! | [`swarm_compose`] | Compose files, up to the plan that is made of them |
 //! | [`input`] | how bytes are read as a list of operations |
 //!
 //! `fuzz/fuzz_targets/` holds a three-line target for each body, `fuzz/corpus/` its inputs, and `fuzz/tests/replay.rs`
@@ -23,6 +24,7 @@ pub mod mesh;
 mod mesh_world;
 mod mount_world;
 pub mod swarm;
+pub mod swarm_compose;
 pub mod sync;
 pub mod sync_entry;
 pub mod sync_index;
@@ -44,7 +46,7 @@ pub struct Target {
 pub type Seed = (&'static str, Vec<u8>);
 
 /// Every target.
-pub const TARGETS: [Target; 22] = [
+pub const TARGETS: [Target; 24] = [
     Target { name: "edge_framing", body: edge_http::framing, seeds: edge_http::framing_seeds },
     Target { name: "edge_headers", body: edge_http::headers, seeds: edge_http::headers_seeds },
     Target { name: "edge_host", body: edge::host, seeds: edge::host_seeds },
@@ -56,8 +58,10 @@ pub const TARGETS: [Target; 22] = [
     Target { name: "mesh_frame", body: mesh::frame, seeds: mesh::frame_seeds },
     Target { name: "mesh_routes", body: mesh::routes, seeds: mesh::routes_seeds },
     Target { name: "mesh_ticket", body: mesh::ticket, seeds: mesh::ticket_seeds },
+    Target { name: "swarm_compose", body: swarm_compose::compose, seeds: swarm_compose::compose_seeds },
     Target { name: "swarm_lease", body: swarm::lease, seeds: swarm::lease_seeds },
     Target { name: "swarm_mount", body: swarm::mount, seeds: swarm::mount_seeds },
+    Target { name: "swarm_plugin", body: swarm::plugin, seeds: swarm::plugin_seeds },
     Target { name: "sync_greeting", body: sync_entry::greeting, seeds: sync_entry::greeting_seeds },
     Target { name: "sync_import", body: sync_entry::import, seeds: sync_entry::import_seeds },
     Target { name: "sync_index", body: sync_index::index, seeds: sync_index::index_seeds },

@@ -135,7 +135,7 @@ impl World {
                 }
             }
             9 => match input.byte() % 3 {
-                0 => self.handle(at, Request::NodeDown(other)),
+                0 => self.handle(at, Request::NodeDown { node: other, silent: Duration::ZERO }),
                 1 => self.handle(at, Request::NodeUp(other)),
                 _ => self.handle(at, Request::EngineRestarted),
             },

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use swarmctl::lease::{self, LeaseState, Release, Tenure, UNRELEASED_MAX};
 use swarmctl::lease_labels::LABEL_PREFIX;
 use swarmctl::name::NodeName;
+use swarmctl::plugin::{OPTION_BYTES_MAX, OPTIONS_MAX, REQUEST_BYTES_MAX, Reply, Request};
 
 use crate::Seed;
 
@@ -87,5 +88,47 @@ pub fn lease_seeds() -> Vec<Seed> {
         ("hostile_version", record(&["version=2", "volume=v", "epoch=1"])),
         ("hostile_names", record(&["version=1", "volume=../etc", "epoch=1", "holder=a,b", "replicas=b,a"])),
         ("hostile_surplus", record(&["version=1", "volume=v", "epoch=01", "surplus=1"])),
+    ]
+}
+
+/// A request of a container engine, its path on the first line: what is understood is within the limits, and what is said about
+/// the rest can be sent.
+pub fn plugin(data: &[u8]) {
+    let line = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (path, body) = data.split_at(line);
+    let path = String::from_utf8_lossy(path);
+    match Request::parse(&path, body) {
+        Ok(Request::Create { options, .. }) => {
+            assert!(body.len() <= REQUEST_BYTES_MAX && options.len() <= OPTIONS_MAX);
+            let texts = options.iter().flat_map(|(key, value)| [key, value]);
+            assert!(texts.into_iter().all(|text| text.len() <= OPTION_BYTES_MAX));
+        }
+        Ok(_) => {}
+        Err(error) => {
+            let answer = Reply::Failed(error.to_string()).to_json();
+            let said = answer["Err"].as_str().expect("an error is a text");
+            assert!(!said.is_empty() && said.len() < 1024, "{said}");
+        }
+    }
+}
+
+/// Seeds of [`plugin()`].
+pub fn plugin_seeds() -> Vec<Seed> {
+    let request = |method: &str, body: &str| format!("/{method}\n{body}").into_bytes();
+    vec![
+        ("activate", request("Plugin.Activate", "")),
+        ("list", request("VolumeDriver.List", "{}")),
+        (
+            "create",
+            request("VolumeDriver.Create", r#"{"Name":"data","Opts":{"replicas":"2","takeover":"wait"}}"#),
+        ),
+        ("create_plain", request("VolumeDriver.Create", r#"{"Name":"data","Opts":null}"#)),
+        ("mount", request("VolumeDriver.Mount", r#"{"Name":"data","ID":"b87d7442095999a9"}"#)),
+        ("unmount", request("VolumeDriver.Unmount", r#"{"Name":"data","ID":"b87d7442095999a9"}"#)),
+        ("lag", request("VolumeDriver.Lag", r#"{"Name":"data","From":["home-1"],"To":["home-2","vm"]}"#)),
+        ("hostile_name", request("VolumeDriver.Remove", r#"{"Name":"../../etc"}"#)),
+        ("hostile_options", request("VolumeDriver.Create", r#"{"Name":"data","Opts":{"a":{"b":[]}}}"#)),
+        ("hostile_depth", request("VolumeDriver.Get", &"[".repeat(400))),
+        ("hostile_number", request("VolumeDriver.Mount", r#"{"Name":"data","ID":1e999}"#)),
     ]
 }
