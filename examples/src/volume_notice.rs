@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use swarmctl::lease::Tenure;
 use syncfs::{Branch, Cause, DeviceId, Event};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::sync_report::{counted, size};
@@ -49,33 +50,43 @@ pub async fn taken_over(replica: &Replica, passed: &Tenure, device: Option<Devic
     )
 }
 
-/// Says of every branch of a replica that comes to be, once it is complete, what it holds and where it is, for ever.
+/// Says of every branch of a replica what it holds and where it is, once it is complete, for ever. Those that are there already are
+/// told of, too: whoever set them aside may have ended before it said so, and they stay until somebody has looked at them.
 pub async fn report_branches(replica: Arc<Replica>) {
     let mut events = replica.folder.subscribe();
-    let list = async || replica.folder.branches().await.unwrap_or_default();
-    let mut told: BTreeMap<u64, u64> = list().await.iter().map(|it| (it.number, it.paths)).collect();
+    let mut told = BTreeMap::new();
     loop {
-        match events.recv().await {
-            Ok(Event::SetAside { .. }) | Err(RecvError::Lagged(_)) => {}
-            Ok(_) => continue,
-            Err(RecvError::Closed) => return,
-        }
-        loop {
-            match tokio::time::timeout(QUIET, events.recv()).await {
-                Ok(Ok(Event::SetAside { .. }) | Err(RecvError::Lagged(_))) => {}
-                Ok(Ok(_)) => continue,
-                Ok(Err(RecvError::Closed)) | Err(_) => break,
+        while let Ok(event) = tokio::time::timeout(QUIET, set_aside(&mut events)).await {
+            if event.is_err() {
+                return;
             }
         }
-        for branch in list().await {
+        let mut branches = replica.folder.branches().await.unwrap_or_default();
+        // The newest is told of last, which is what is shown.
+        branches.sort_unstable_by_key(|branch| branch.number);
+        for branch in branches {
             if told.insert(branch.number, branch.paths) != Some(branch.paths) {
-                replica.tell(set_aside(&replica, &branch));
+                replica.tell(kept(&replica, &branch));
             }
+        }
+        if set_aside(&mut events).await.is_err() {
+            return;
         }
     }
 }
 
-fn set_aside(replica: &Replica, branch: &Branch) -> String {
+/// Waits until something is set aside, or may have been.
+async fn set_aside(events: &mut Receiver<Event>) -> Result<(), RecvError> {
+    loop {
+        match events.recv().await {
+            Ok(Event::SetAside { .. }) | Err(RecvError::Lagged(_)) => return Ok(()),
+            Ok(_) => {}
+            Err(RecvError::Closed) => return Err(RecvError::Closed),
+        }
+    }
+}
+
+fn kept(replica: &Replica, branch: &Branch) -> String {
     let what = match branch.cause {
         Cause::StaleEpoch => {
             format!(

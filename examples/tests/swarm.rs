@@ -32,15 +32,16 @@ const TICK: Duration = Duration::from_millis(10);
 
 impl Site {
     /// Fails unless what is missing after a takeover from `from` is what was announced, neither more nor less, now that it is back:
-    /// nothing from before the moment that the driver of `by` named, and everything since in the branches that the driver of
-    /// `from` named, with the one write that nobody was told of. What is missing from before `known` is accounted for.
-    fn account_for(&self, from: &str, by: &str, logged: [usize; 2], known: Duration) {
+    /// nothing from before the moment that the driver of `by` named, after its first `logged` bytes, and everything since in the
+    /// branches that the driver of `from` named and that were not `there` before, with the one write that nobody was told of. What
+    /// is missing from before `known` is accounted for.
+    fn account_for(&self, from: &str, by: &str, logged: usize, there: &[PathBuf], known: Duration) {
         self.stop();
         let acks = self.acks();
         let found = self.settled(acks.last().expect("there are some"));
         let lost: Vec<&Ack> = found.lacks(&acks).into_iter().filter(|ack| ack.at > known).collect();
         assert!(lost.iter().all(|ack| ack.node == from), "{lost:?}");
-        let up_to = announced(&self.log(by)[logged[1]..], from);
+        let up_to = announced(&self.log(by)[logged..], from);
         let early: Vec<_> = lost.iter().filter(|ack| ack.at < up_to).collect();
         assert!(early.is_empty(), "announced was everything up to {up_to:?}: {early:?}");
         let end = up_to.max(known) + TICK;
@@ -52,9 +53,9 @@ impl Site {
             late.collect::<Vec<_>>()
         );
         let kept = until("the tail to be kept, and named", || {
-            let named = branches(&self.log(from)[logged[0]..]);
-            let kept: BTreeMap<i64, String> =
-                named.iter().flat_map(|branch| ledger::tail(branch).rows).collect();
+            let named = branches(&self.log(from));
+            let named = named.iter().filter(|branch| !there.contains(branch));
+            let kept: BTreeMap<i64, String> = named.flat_map(|branch| ledger::tail(branch).rows).collect();
             let tail = Found { rows: kept };
             lost.iter().all(|ack| tail.lacks(&[(*ack).clone()]).is_empty()).then_some(tail)
         });
@@ -254,7 +255,7 @@ fn kill_and_revive(site: &mut Site, accounted: Duration) {
     let node = site.writes_on(|_| true, now()).node;
     a_while();
     let other = other_home(&node);
-    let (began, logged) = (now(), site.log(other).len());
+    let (began, logged, there) = (now(), site.log(other).len(), branches(&site.log(&node)));
     site.kill(&node);
     let (_, plain) = site.moved("plain", &node);
     let after = site.writes_on(|it| it != node, began);
@@ -270,14 +271,14 @@ fn kill_and_revive(site: &mut Site, accounted: Duration) {
     a_while();
     site.revive(&node);
     site.cluster.until_node(&node, "Ready");
-    site.account_for(&node, other, [0, logged], accounted);
+    site.account_for(&node, other, logged, &there, accounted);
 }
 
 fn cut_off_and_mend(site: &Site, accounted: Duration) {
     let node = site.writes_on(|_| true, now()).node;
     a_while();
     let other = other_home(&node);
-    let (began, logged) = (now(), [&node, other].map(|it| site.log(it).len()));
+    let (began, logged, there) = (now(), site.log(other).len(), branches(&site.log(&node)));
     site.cluster.cut(&node);
     let after = site.writes_on(|it| it != node, began);
     let acks = site.acks();
@@ -293,7 +294,7 @@ fn cut_off_and_mend(site: &Site, accounted: Duration) {
     a_while();
     site.cluster.mend(&node);
     site.cluster.until_node(&node, "Ready");
-    site.account_for(&node, other, logged, accounted);
+    site.account_for(&node, other, logged, &there, accounted);
 }
 
 #[test]
