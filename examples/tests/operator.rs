@@ -161,6 +161,7 @@ fn services(vm: &Node) {
     expect_status(&run("swarmctl", &words), 0);
     let listed = json_at(vm, "service ls");
     assert_eq!((&listed[0]["running"], &listed[0]["desired"]), (&1.into(), &1.into()), "{listed}");
+    assert!(at(vm, "service ps test_bee").contains(" s ago"));
     let tasks = json_at(vm, "service ps test_bee");
     assert_eq!((&tasks[0]["node"], &tasks[0]["state"]), (&"home-1".into(), &"running".into()), "{tasks}");
     assert!(tasks[0]["addresses"][0].as_str().unwrap().starts_with("10.90."), "{tasks}");

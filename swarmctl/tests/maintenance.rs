@@ -218,13 +218,14 @@ impl Model {
                 let seen = if fault.is_some() { Err(silent) } else { Ok(Box::new(self.view())) };
                 Input::Rollout(rollout::Input::Seen(seen))
             }
-            Output::Rollout(rollout::Output::Apply(step)) => {
-                Input::Rollout(rollout::Input::Applied(match fault {
+            Output::Rollout(rollout::Output::Apply(steps)) => {
+                let [step] = &steps[..] else { panic!("one service at a time") };
+                Input::Rollout(rollout::Input::Applied(vec![match fault {
                     Some(Fault::Refused) => Err(ApplyError::Refused("no".to_owned())),
                     Some(Fault::Lost) => Err(ApplyError::Unsure(silent)),
-                    Some(Fault::DoneAndLost) => self.apply(&step).and(Err(ApplyError::Unsure(silent))),
-                    None => self.apply(&step),
-                }))
+                    Some(Fault::DoneAndLost) => self.apply(step).and(Err(ApplyError::Unsure(silent))),
+                    None => self.apply(step),
+                }]))
             }
             Output::Availability(node, availability) => {
                 if !matches!(fault, Some(Fault::Lost | Fault::Refused)) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use random::Random;
 use swarmctl::cluster::{Node, Role, Task, TaskState};
-use swarmctl::plan::{PlanOptions, Present, Step, plan};
+use swarmctl::plan::{PlanOptions, Present, Step, plan, plan_removal};
 use swarmctl::rollout::{
     ApplyError, Failure, Input, Output, Rollout, RolloutError, RolloutOptions, Seen, SeenTask, UpdateState,
     View,
@@ -80,13 +80,24 @@ impl Model {
             }
             assert!(self.now - start < Duration::from_secs(1000), "it never ends");
             let input = match call {
-                Some(it) => {
-                    self.calls += 1;
-                    if self.faults.cancel_at == Some(self.calls) {
-                        rollout.handle(self.now, Input::Cancel);
+                Some(Output::Apply(steps)) => {
+                    let mut results = vec![Ok(()); steps.len()];
+                    let mut order: Vec<_> = results.iter_mut().zip(&steps).collect();
+                    // They reach the manager in any order.
+                    while !order.is_empty() {
+                        let (result, step) =
+                            order.swap_remove(self.random.below(order.len() as u64) as usize);
+                        self.call(rollout);
+                        *result = self.try_step(step);
+                        if dies_at == Some(self.calls) {
+                            return None;
+                        }
                     }
-                    self.now += Duration::from_millis(self.random.below(50));
-                    let input = self.answer(it);
+                    Input::Applied(results)
+                }
+                Some(_) => {
+                    self.call(rollout);
+                    let input = self.look();
                     if dies_at == Some(self.calls) {
                         return None;
                     }
@@ -102,9 +113,18 @@ impl Model {
         }
     }
 
-    fn answer(&mut self, call: Output) -> Input {
+    /// A moment passes with a call.
+    fn call(&mut self, rollout: &mut Rollout) {
+        self.calls += 1;
+        if self.faults.cancel_at == Some(self.calls) {
+            rollout.handle(self.now, Input::Cancel);
+        }
+        self.now += Duration::from_millis(self.random.below(50));
+    }
+
+    fn fault(&mut self) -> Option<Fault> {
         let is_silent = self.faults.silent_from.is_some_and(|from| self.calls >= from);
-        let fault = match self.faults.at {
+        match self.faults.at {
             _ if is_silent => Some(Fault::Lost),
             Some((at, fault)) if at == self.calls => Some(fault),
             _ if self.random.percent(self.faults.calls) => Some(match self.random.below(8) {
@@ -114,28 +134,29 @@ impl Model {
                 _ => Fault::DoneAndLost,
             }),
             _ => None,
-        };
-        match call {
-            Output::Look => {
-                if fault.is_some() {
-                    return Input::Seen(Err("no answer".to_owned()));
-                }
-                if self.random.percent(self.faults.meddling) {
-                    self.meddle();
-                }
-                Input::Seen(Ok(Box::new(self.view())))
+        }
+    }
+
+    fn look(&mut self) -> Input {
+        if self.fault().is_some() {
+            return Input::Seen(Err("no answer".to_owned()));
+        }
+        if self.random.percent(self.faults.meddling) {
+            self.meddle();
+        }
+        Input::Seen(Ok(Box::new(self.view())))
+    }
+
+    fn try_step(&mut self, step: &Step) -> Result<(), ApplyError> {
+        match self.fault() {
+            Some(Fault::Refused) => Err(ApplyError::Refused("no".to_owned())),
+            Some(Fault::Busy) => Err(ApplyError::Busy("in use".to_owned())),
+            Some(Fault::Lost) => Err(ApplyError::Unsure("no answer".to_owned())),
+            Some(Fault::DoneAndLost) => {
+                let _ = self.apply(step);
+                Err(ApplyError::Unsure("no answer".to_owned()))
             }
-            Output::Apply(step) => Input::Applied(match fault {
-                Some(Fault::Refused) => Err(ApplyError::Refused("no".to_owned())),
-                Some(Fault::Busy) => Err(ApplyError::Busy("in use".to_owned())),
-                Some(Fault::Lost) => Err(ApplyError::Unsure("no answer".to_owned())),
-                Some(Fault::DoneAndLost) => {
-                    let _ = self.apply(&step);
-                    Err(ApplyError::Unsure("no answer".to_owned()))
-                }
-                None => self.apply(&step),
-            }),
-            Output::Progress(_) | Output::Done(_) => unreachable!("not a call"),
+            None => self.apply(step),
         }
     }
 
@@ -156,7 +177,12 @@ impl Model {
                 _ => return refused("changed by somebody else"),
             },
             Step::RemoveNetwork(name) if services.values().any(|it| it.networks.contains_key(name)) => {
-                return Err(ApplyError::Busy("in use".to_owned()));
+                return Err(ApplyError::Busy("a service uses it".to_owned()));
+            }
+            // Tasks of services that are removed take their time, and an engine may say that it is done when it is not.
+            Step::RemoveNetwork(name) if self.is_lingering(name) => {
+                let says_done = self.random.percent(50);
+                return if says_done { Ok(()) } else { Err(ApplyError::Busy("a task uses it".to_owned())) };
             }
             _ => {}
         }
@@ -166,6 +192,12 @@ impl Model {
         self.previous.extend(self.present.services.get(name).map(|it| (name.to_owned(), it.clone())));
         self.present.apply(step);
         Ok(())
+    }
+
+    /// Whether tasks that are ending use a network.
+    fn is_lingering(&self, network: &str) -> bool {
+        let mut users = self.previous.iter().filter(|(_, it)| it.networks.contains_key(network));
+        users.any(|(name, _)| self.now - self.changed[name] < Duration::from_secs(1))
     }
 
     fn meddle(&mut self) {
@@ -381,8 +413,50 @@ fn without_faults_everything_is_as_planned_and_in_order() {
     check(&model, &stack, &before(), &result);
     let place = |what: &str| model.trace.find(what).unwrap_or_else(|| panic!("{what}: {}", model.trace));
     let cache_runs = place(r#"service: "shop_cache", running: 1, desired: 1"#);
-    assert!(cache_runs < place("Apply(UpdateService"), "web comes after the cache runs");
-    assert!(place(r#"service: "shop_web", running: 3"#) < place("Apply(RemoveService"), "removals come last");
+    assert!(cache_runs < place("Apply([UpdateService"), "web comes after the cache runs");
+    assert!(
+        place(r#"service: "shop_web", running: 3"#) < place("Apply([RemoveService"),
+        "removals come last"
+    );
+    let first = model.trace.lines().find(|line| line.contains("Apply(")).unwrap();
+    assert!(first.contains("CreateNetwork") && first.contains("CreateSecret"), "side by side: {first}");
+}
+
+#[test]
+fn what_tasks_that_are_ending_still_use_is_waited_for_and_that_is_said() {
+    for seed in 0..20 {
+        let mut model = Model::new(seed, Faults::default(), before());
+        let plan = plan_removal("shop", &model.present);
+        let mut options = RolloutOptions::default();
+        // It makes no difference to what is removed.
+        options.detach = seed % 2 == 0;
+        let result = model.run(&mut Rollout::new(model.now, &plan, options), None).unwrap();
+        assert_eq!(result, Ok(()));
+        let Present { services, networks, .. } = &model.present;
+        assert_eq!((services.len(), networks.len()), (1, 0), "the stranger stays");
+        let place = |what: &str| model.trace.find(what).unwrap_or_else(|| panic!("{what}: {}", model.trace));
+        let waits = place(r#"Busy { step: "- network shop_net""#);
+        assert!(place("RemoveService") < waits && waits < place(r#"Progress(Step("- network shop_net"))"#));
+        assert_eq!(
+            model.trace.matches(r#"Progress(Step("- network shop_net"))"#).count(),
+            1,
+            "{}",
+            model.trace
+        );
+    }
+}
+
+#[test]
+fn detached_it_ends_once_everything_was_asked_for() {
+    let mut model = Model::new(1, Faults::default(), before());
+    let start = model.now;
+    let plan = plan(&wanted("good:2", "exits"), &model.present, &options()).unwrap();
+    let mut options = RolloutOptions::default();
+    options.detach = true;
+    let result = model.run(&mut Rollout::new(model.now, &plan, options), None).unwrap();
+    assert_eq!(result, Ok(()));
+    assert!(model.present.services.contains_key("shop_cache"));
+    assert!(model.now - start < Duration::from_secs(1), "{:?}", model.now - start);
 }
 
 #[test]
@@ -402,6 +476,11 @@ fn a_service_that_does_not_run_is_told_and_everything_is_as_before() {
         assert_eq!((error.left.as_slice(), error.is_undone), ([].as_slice(), true), "{error}");
         assert_eq!(differences(&model.present, &before()), BTreeSet::new(), "{error}");
         assert!(model.now - start < Duration::from_secs(25), "{error}: {:?}", model.now - start);
+        assert!(
+            !model.trace.contains("a service uses it"),
+            "networks go after what uses them: {}",
+            model.trace
+        );
     }
 }
 
@@ -459,6 +538,19 @@ fn whatever_fails_and_whoever_meddles_nothing_is_left_unnamed() {
         let result = model.run(&mut begin(&model, &stack), None).unwrap();
         check(&model, &stack, &before(), &result);
     });
+}
+
+#[test]
+fn an_engine_that_is_slow_is_asked_less_often() {
+    for (took_ms, pause_ms) in [(1, 200), (20, 200), (90, 900), (3000, 1000)] {
+        let mut model = Model::new(1, Faults::default(), before());
+        let services = vec![service("shop_web", "no-node", 1)];
+        let mut rollout = Rollout::watch(model.now, services, RolloutOptions::default());
+        assert_eq!(rollout.poll(), Some(Output::Look));
+        model.now += Duration::from_millis(took_ms);
+        rollout.handle(model.now, Input::Seen(Err("no answer".to_owned())));
+        assert_eq!(rollout.deadline().unwrap() - model.now, Duration::from_millis(pause_ms), "{took_ms} ms");
+    }
 }
 
 #[test]

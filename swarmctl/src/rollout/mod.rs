@@ -12,11 +12,12 @@
 //! ```
 //!
 //! At most one [`Output::Apply`] or [`Output::Look`] is outstanding, and each has to be answered exactly once. Steps are done in
-//! the plan's order; a service begins once those that it comes after are there, and nothing is removed before everything else is
-//! there. What an answer leaves open is looked up before anything else is done. In the end either everything is as planned, or
+//! the plan's order, those that do not depend on each other at once; a service begins once those that it comes after are there, and
+//! nothing is removed before everything else is there. What an answer leaves open is looked up before anything else is done. In the end either everything is as planned, or
 //! what was changed is as before, or what is neither is named.
 
 mod options;
+mod order;
 mod reason;
 mod report;
 mod standing;
@@ -32,13 +33,17 @@ pub use options::RolloutOptions;
 pub use reason::{Trouble, TroubleKind, trouble};
 pub use report::{Failure, Left, Progress, RolloutError};
 pub use standing::{Seen, SeenTask, Standing, UpdateState, standing};
-use undo::{Found, found, reverse, title};
+use undo::{Found, found, is_removal, reverse, title};
+
+/// Of the time that a rollout waits, looking takes no more than one part in so many, unless the pause gets longer than this.
+const BUSY_SHARE: u32 = 10;
+const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What happens to the engine.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// The answer to an [`Output::Apply`].
-    Applied(Result<(), ApplyError>),
+    /// The answer to an [`Output::Apply`]: one for each step, in the same order.
+    Applied(Vec<Result<(), ApplyError>>),
     /// The answer to an [`Output::Look`]; if it failed, why.
     Seen(Result<Box<View>, String>),
     /// It is not wanted any more: what was changed is put back. The second time also that stops, and what is left is named.
@@ -72,8 +77,8 @@ pub struct View {
 /// What the caller has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Do a step and hand the answer back.
-    Apply(Box<Step>),
+    /// Do these steps, in any order or side by side, and hand the answers back.
+    Apply(Vec<Step>),
     /// Ask a manager and hand the answer back.
     Look,
     /// Tell the person who waits.
@@ -108,10 +113,11 @@ enum Stage {
     Left,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Call {
-    Apply(usize),
-    Look,
+    Apply(Vec<usize>),
+    /// Since when it is waited for.
+    Look(Instant),
 }
 
 /// A plan that is carried out.
@@ -192,10 +198,13 @@ impl Rollout {
             return;
         }
         match input {
-            Input::Applied(result) => self.applied(now, result),
+            Input::Applied(results) => self.applied(now, results),
             Input::Seen(result) => {
-                self.call = None;
-                self.look_at = now + self.options.pause;
+                // An engine that is slow to answer is busy, with the very tasks that are waited for: it is asked less often.
+                if let Some(Call::Look(asked)) = self.call.take() {
+                    let pause = (now.saturating_duration_since(asked) * BUSY_SHARE).min(BUSY_PAUSE_MAX);
+                    self.look_at = now + pause.max(self.options.pause);
+                }
                 match result {
                     Ok(view) => self.seen(now, &view),
                     Err(why) => self.silent = Some(why),
@@ -218,31 +227,51 @@ impl Rollout {
         (!self.is_over && self.call.is_none()).then(|| self.look_at.min(self.until))
     }
 
-    fn applied(&mut self, now: Instant, result: Result<(), ApplyError>) {
-        let Some(Call::Apply(number)) = self.call.take() else { return };
-        let part = &mut self.parts[number];
-        match result {
-            Ok(()) => {
-                part.stage = done(&part.step);
-                part.why = None;
+    fn applied(&mut self, now: Instant, results: Vec<Result<(), ApplyError>>) {
+        let Some(Call::Apply(numbers)) = self.call.take() else { return };
+        let mut refused = Vec::new();
+        for (number, result) in numbers.into_iter().zip(results) {
+            let part = &mut self.parts[number];
+            match result {
                 // The engine keeps a network until the last task that uses it has ended, whatever it answers.
-                if matches!(part.step, Step::RemoveNetwork(_)) {
+                Ok(()) if matches!(part.step, Step::RemoveNetwork(_)) => {
                     part.stage = Stage::Unsure;
                     self.must_look = true;
                 }
-                let line = title(&part.step);
-                self.outputs.push_back(Output::Progress(Progress::Step(line)));
+                Ok(()) => {
+                    part.stage = done(&part.step, &self.options);
+                    part.why = None;
+                    self.outputs.push_back(Output::Progress(Progress::Step(title(&part.step))));
+                }
+                Err(ApplyError::Busy(why)) => self.busy(now, number, why),
+                Err(ApplyError::Unsure(why)) => {
+                    part.stage = Stage::Unsure;
+                    part.why = Some(why);
+                    self.must_look = true;
+                }
+                Err(ApplyError::Refused(why)) => refused.push((number, why)),
             }
-            Err(ApplyError::Busy(why)) => {
-                part.why = Some(why);
-                part.not_before = Some(now + self.options.pause);
+        }
+        // Last, for it may turn everything back: then it has to be known how far the others are.
+        let was_back = self.failure.is_some();
+        for (number, why) in refused {
+            self.give_up(now, number, why);
+            if self.failure.is_some() != was_back {
+                break;
             }
-            Err(ApplyError::Unsure(why)) => {
-                part.stage = Stage::Unsure;
-                part.why = Some(why);
-                self.must_look = true;
-            }
-            Err(ApplyError::Refused(why)) => self.give_up(now, number, why),
+        }
+    }
+
+    /// A step has to wait for something that ends by itself.
+    fn busy(&mut self, now: Instant, number: usize, why: String) {
+        let part = &mut self.parts[number];
+        part.stage = Stage::Waiting;
+        part.not_before = Some(now + self.options.pause);
+        let progress = Progress::Busy { step: title(&part.step), why: why.clone() };
+        part.why = Some(why);
+        if part.told.as_ref() != Some(&progress) {
+            self.outputs.push_back(Output::Progress(progress.clone()));
+            part.told = Some(progress);
         }
     }
 
@@ -280,11 +309,19 @@ impl Rollout {
     fn look_up(&mut self, now: Instant, number: usize, view: &View) {
         let part = &mut self.parts[number];
         match found(&part.step, &view.present) {
+            Found::Before if matches!(part.step, Step::RemoveNetwork(_)) => {
+                self.busy(now, number, "tasks that are ending still use it".to_owned());
+            }
             Found::Before => {
                 part.stage = Stage::Waiting;
                 part.not_before = Some(now + self.options.pause);
             }
-            Found::After => part.stage = done(&part.step),
+            Found::After => {
+                part.stage = done(&part.step, &self.options);
+                if matches!(part.step, Step::RemoveNetwork(_)) {
+                    self.outputs.push_back(Output::Progress(Progress::Step(title(&part.step))));
+                }
+            }
             Found::Neither => {
                 let why = "somebody else changed it at the same time, and it is left as it is".to_owned();
                 self.give_up(now, number, why);
@@ -412,37 +449,15 @@ impl Rollout {
         if self.is_over {
             return;
         }
-        let next = if self.must_look { None } else { self.next(now) };
-        if let Some(number) = next {
-            self.call = Some(Call::Apply(number));
-            self.outputs.push_back(Output::Apply(Box::new(self.parts[number].step.clone())));
+        let next = if self.must_look { Vec::new() } else { self.next(now) };
+        if !next.is_empty() {
+            let steps = next.iter().map(|number| self.parts[*number].step.clone()).collect();
+            self.call = Some(Call::Apply(next));
+            self.outputs.push_back(Output::Apply(steps));
         } else if now >= self.look_at {
-            self.call = Some(Call::Look);
+            self.call = Some(Call::Look(now));
             self.outputs.push_back(Output::Look);
         }
-    }
-
-    /// The next step that can be done.
-    fn next(&self, now: Instant) -> Option<usize> {
-        let is_due = |part: &Part| part.stage == Stage::Waiting && part.not_before.is_none_or(|at| at <= now);
-        let is_open = |part: &Part| !matches!(part.stage, Stage::Done | Stage::Left);
-        let may_start = |number: usize| {
-            let before = &self.parts[..number];
-            match &self.parts[number].step {
-                // On the way back everything is done as soon as it can be.
-                _ if self.failure.is_some() => true,
-                Step::CreateService(_) | Step::UpdateService { .. } => {
-                    let after = self.after.get(self.parts[number].step.name());
-                    let waits_for = |part: &Part| {
-                        !part.step.is_of_service() || after.is_some_and(|it| it.contains(part.step.name()))
-                    };
-                    !before.iter().any(|part| is_open(part) && waits_for(part))
-                }
-                step if is_removal(step) => !before.iter().any(is_open),
-                _ => true,
-            }
-        };
-        (0..self.parts.len()).find(|number| is_due(&self.parts[*number]) && may_start(*number))
     }
 
     fn finish(&mut self) {
@@ -469,13 +484,9 @@ impl Part {
 }
 
 /// How far a step is once the engine has taken it.
-fn done(step: &Step) -> Stage {
+fn done(step: &Step, options: &RolloutOptions) -> Stage {
     match step {
-        Step::CreateService(_) | Step::UpdateService { .. } => Stage::Applied,
+        Step::CreateService(_) | Step::UpdateService { .. } if !options.detach => Stage::Applied,
         _ => Stage::Done,
     }
-}
-
-fn is_removal(step: &Step) -> bool {
-    reverse(step).is_none()
 }

@@ -20,6 +20,8 @@ pub struct RolloutOptions {
     pub ended_max: u64,
     /// Whether what was changed is put back if a service does not get there.
     pub undo: bool,
+    /// Whether services are left to themselves once they were asked for. What has to be removed is waited for all the same.
+    pub detach: bool,
 }
 
 impl Default for RolloutOptions {
@@ -32,6 +34,7 @@ impl Default for RolloutOptions {
             unplaced: Duration::from_secs(5),
             ended_max: 3,
             undo: true,
+            detach: false,
         }
     }
 }

@@ -8,6 +8,13 @@ use std::time::Duration;
 pub enum Progress {
     /// A step was done: its first line.
     Step(String),
+    /// A step has to wait for something that ends by itself.
+    Busy {
+        /// The step: its first line.
+        step: String,
+        /// What for.
+        why: String,
+    },
     /// So many tasks of a service run.
     Service {
         /// The service.
@@ -27,6 +34,7 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(line) => f.write_str(line),
+            Self::Busy { step, why } => write!(f, "  {step} waits: {why}"),
             Self::Service { service, running, desired, note, is_back } => {
                 let back = if *is_back { ", going back" } else { "" };
                 write!(f, "  {service}: {running} of {desired}{back}")?;

@@ -14,7 +14,7 @@ use crate::{Session, tell};
 /// How a change is waited for.
 #[derive(Args)]
 pub struct Waiting {
-    /// Come back at once, without a look at what becomes of it
+    /// Come back once everything was asked for, without a look at what becomes of services
     #[arg(long, short)]
     detach: bool,
     /// How long it may take [default: 10m]
@@ -30,18 +30,13 @@ impl Waiting {
         let mut options = RolloutOptions::default();
         options.limit = self.timeout.unwrap_or(options.limit);
         options.undo = !self.keep_failed;
+        options.detach = self.detach;
         options
     }
 }
 
 /// Carries a plan out. Ctrl-C puts back what it changed; a second one stops that, too.
 pub async fn deploy(session: &Session, plan: &Plan, waiting: &Waiting) -> Result<(), Failure> {
-    if waiting.detach {
-        for step in &plan.steps {
-            session.swarm.apply(step).await?;
-        }
-        return Ok(());
-    }
     let cancel = Notify::new();
     until_stopped(session.swarm.deploy(plan, waiting.options(), &cancel, told()), &cancel).await??;
     Ok(())

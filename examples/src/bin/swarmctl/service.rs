@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 use hybrid_examples::daemon::{self, Failure, StopSignal};
 use hybrid_examples::settings;
+use hybrid_examples::sync_time;
 use hybrid_examples::table::Table;
 use serde_json::{Value, json};
-use swarmctl::cluster::{Service, Task};
+use swarmctl::cluster::{Service, Task, time_ms};
 use swarmctl::driver::LogOptions;
 use swarmctl::error::Kind;
 use swarmctl::logs::{LogLine, LogStream};
@@ -256,7 +257,7 @@ async fn tasks(session: &Session, service: Option<&str>) -> Result<(Table, Value
             node.clone().unwrap_or_default(),
             state.to_string(),
             desired.to_string(),
-            since.clone(),
+            ago(&since),
             error.clone().unwrap_or_default(),
         ]);
         list.push(json!({
@@ -266,6 +267,14 @@ async fn tasks(session: &Session, service: Option<&str>) -> Result<(Table, Value
         }));
     }
     Ok((table, Value::from(list)))
+}
+
+/// How long ago it was, for a person; an engine counts nanoseconds.
+fn ago(moment: &str) -> String {
+    let Some(moment_ms) = time_ms(moment) else { return moment.to_owned() };
+    // Another host's clock may be ahead.
+    let ago_ms = (sync_time::now_ns() / 1_000_000 - moment_ms).max(0).unsigned_abs();
+    format!("{} ago", sync_time::span(Duration::from_millis(ago_ms)))
 }
 
 async fn node_names(session: &Session) -> Result<BTreeMap<String, String>, Failure> {

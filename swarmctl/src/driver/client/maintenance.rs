@@ -122,8 +122,8 @@ impl Swarm {
                 }
             }
             let input = match call {
-                Some(Output::Rollout(rollout::Output::Apply(step))) => {
-                    Input::Rollout(rollout::Input::Applied(self.try_step(&step).await))
+                Some(Output::Rollout(rollout::Output::Apply(steps))) => {
+                    Input::Rollout(rollout::Input::Applied(self.try_steps(&steps).await))
                 }
                 Some(Output::Rollout(_)) => Input::Rollout(rollout::Input::Seen(self.try_look().await)),
                 Some(Output::Availability(node, availability)) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -69,7 +70,7 @@ impl Swarm {
                 }
             }
             let input = match call {
-                Some(Output::Apply(step)) => Input::Applied(self.try_step(&step).await),
+                Some(Output::Apply(steps)) => Input::Applied(self.try_steps(&steps).await),
                 Some(_) => Input::Seen(self.try_look().await),
                 None => {
                     let deadline =
@@ -84,7 +85,11 @@ impl Swarm {
         }
     }
 
-    pub(super) async fn try_step(&self, step: &Step) -> Result<(), ApplyError> {
+    pub(super) async fn try_steps(&self, steps: &[Step]) -> Vec<Result<(), ApplyError>> {
+        join_all(steps.iter().map(|step| self.try_step(step))).await
+    }
+
+    async fn try_step(&self, step: &Step) -> Result<(), ApplyError> {
         let is_removal = matches!(
             step,
             Step::RemoveService(_) | Step::RemoveNetwork(_) | Step::RemoveSecret(_) | Step::RemoveConfig(_)
