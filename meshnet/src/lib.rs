@@ -13,10 +13,11 @@
 //! impl Entropy for Counting {
 //!     fn fill(&mut self, bytes: &mut [u8]) { bytes.fill_with(|| { self.0 = self.0.wrapping_add(1); self.0 }) }
 //! }
-//! let at = ["192.0.2.1:1", "192.0.2.2:1"].map(|text| text.parse().unwrap());
-//! let config = |n: u8| Config::new(SecretKey::from_bytes([n; 32]), NetworkSecret::from_bytes([9; 32]),
-//!     format!("10.7.0.{n}/24").parse().unwrap());
-//! let (mut first, second) = (config(1), config(2));
+//! let at = ["192.0.2.1:1".parse()?, "192.0.2.2:1".parse()?];
+//! let config = |n: u8, address: &str| -> Result<Config, Box<dyn std::error::Error>> {
+//!     Ok(Config::new(SecretKey::from_bytes([n; 32]), NetworkSecret::from_bytes([9; 32]), address.parse()?))
+//! };
+//! let (mut first, second) = (config(1, "10.7.0.1/24")?, config(2, "10.7.0.2/24")?);
 //! first.peers.push(PeerConfig { endpoint: at[1], id: Some(second.secret_key.id()) });
 //! let now = Now { monotonic: std::time::Duration::from_secs(1), unix: std::time::Duration::from_secs(1_800_000_000) };
 //! let mut nodes = [Engine::new(&first, Counting(0), now)?, Engine::new(&second, Counting(99), now)?];
@@ -31,7 +32,7 @@
 //!     }
 //! }
 //! assert!(nodes[0].is_up(&second.secret_key.id(), now));
-//! # Ok::<(), meshnet::ConfigError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! With the `driver` feature [`Mesh::start`] runs such an engine on a UDP socket; the README shows it.
