@@ -4,13 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use swarmctl::lease::Grant;
 use swarmctl::{BackendError, Barrier, NodeName, VolumeBackend};
 use syncfs::{DeviceId, FenceError, Folder, Token, WaitError};
 use tokio::task::JoinSet;
 
 use crate::sync_report::counted;
+use crate::volume_node::Replica;
+use crate::volume_notice;
 
 /// This node's replica of a volume.
 #[derive(Clone)]
@@ -21,6 +25,8 @@ pub struct SyncedVolume {
     replicas: BTreeMap<DeviceId, NodeName>,
     /// How many of `replicas` must hold a write before it counts as replicated.
     enough: usize,
+    /// Where it is said what may be missing after a takeover.
+    told: Option<Arc<Replica>>,
 }
 
 impl SyncedVolume {
@@ -32,13 +38,19 @@ impl SyncedVolume {
         node: NodeName,
         replicas: BTreeMap<DeviceId, NodeName>,
     ) -> Self {
-        Self { folder, root, node, enough: replicas.len(), replicas }
+        Self { folder, root, node, enough: replicas.len(), replicas, told: None }
     }
 
     /// The same, but a write counts as replicated once `nodes` nodes hold it, this one included.
     #[must_use]
     pub fn on(self, nodes: usize) -> Self {
         Self { enough: nodes.saturating_sub(1).min(self.replicas.len()), ..self }
+    }
+
+    /// The same, and what may be missing after a takeover is told of `replica`, which it is of.
+    #[must_use]
+    pub fn telling(self, replica: Arc<Replica>) -> Self {
+        Self { told: Some(replica), ..self }
     }
 
     fn waiting(&self, error: WaitError) -> BackendError {
@@ -66,9 +78,19 @@ impl VolumeBackend for SyncedVolume {
         self.folder.reached(&token(barrier)?, timeout).await.map_err(|error| self.waiting(error))
     }
 
-    async fn open(&self, epoch: u64) -> Result<PathBuf, BackendError> {
-        match self.folder.hold(epoch).await {
-            Ok(()) => Ok(self.root.clone()),
+    async fn open(&self, grant: &Grant) -> Result<PathBuf, BackendError> {
+        match self.folder.hold(grant.epoch).await {
+            Ok(()) => {
+                // Not before: a third node might still have handed on a little of what the last holder wrote.
+                if let (Some(replica), Some(passed)) = (&self.told, grant.unreleased.last())
+                    && passed.holder != self.node
+                {
+                    let device = self.replicas.iter().find(|(_, node)| **node == passed.holder);
+                    let device = device.map(|(device, _)| *device);
+                    replica.tell(volume_notice::taken_over(replica, passed, device).await);
+                }
+                Ok(self.root.clone())
+            }
             Err(FenceError::Stale { seen, .. }) => Err(BackendError::Fenced { seen }),
             Err(error @ FenceError::Resyncing(_)) => Err(BackendError::behind(error.to_string())),
             Err(error) => Err(BackendError::failed(error)),
@@ -113,4 +135,46 @@ impl VolumeBackend for SyncedVolume {
 
 fn token(barrier: &Barrier) -> Result<Token, BackendError> {
     barrier.as_str().parse().map_err(BackendError::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use swarmctl::lease::Tenure;
+
+    use super::*;
+    use crate::volume_node::VolumeNode;
+
+    #[tokio::test]
+    async fn what_may_be_missing_is_told_once_nothing_more_of_it_can_come_and_not_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let (own, other): (NodeName, NodeName) = ("home-1".parse().unwrap(), "home-2".parse().unwrap());
+        let node = Arc::new(VolumeNode::new(directory.path(), own.clone(), Vec::new()).unwrap());
+        let replica = node.open(&"data".parse().unwrap(), None).await.unwrap();
+        let (folder, data) = (replica.folder.clone(), replica.data.clone());
+        folder.hold(3).await.unwrap();
+        std::fs::write(data.join("note"), "written by the last holder").unwrap();
+        let volume = SyncedVolume::new(folder, data, own.clone(), BTreeMap::new()).telling(replica.clone());
+        let grant = |epoch, holder: &NodeName| Grant {
+            volume: "data".parse().unwrap(),
+            holder: own.clone(),
+            epoch,
+            barrier: None,
+            unreleased: vec![Tenure { holder: holder.clone(), epoch: epoch - 1 }],
+            store_behind: false,
+        };
+        // The folder is not fenced under an epoch that is over.
+        let stale = volume.open(&grant(2, &other)).await.unwrap_err();
+        assert!(matches!(stale, BackendError::Fenced { seen: 3 }), "{stale}");
+        volume.open(&grant(4, &own)).await.unwrap();
+        assert_eq!(replica.notice(), None, "what this node wrote itself is here");
+        volume.open(&grant(5, &other)).await.unwrap();
+        let notice = replica.notice().unwrap();
+        assert!(
+            notice.starts_with("taken over from home-2 (epoch 4)") && notice.contains("note last"),
+            "{notice}"
+        );
+        node.close().await;
+    }
 }

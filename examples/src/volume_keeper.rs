@@ -42,7 +42,7 @@ impl SyncedVolumes {
         leased.iter().map(|(volume, after)| (volume.clone(), *after)).collect()
     }
 
-    fn kept(&self, volume: &VolumeName, replica: &Replica, options: &Options) -> Kept<SyncedVolume> {
+    fn kept(&self, volume: &VolumeName, replica: &Arc<Replica>, options: &Options) -> Kept<SyncedVolume> {
         let access = if options.shared {
             Access::Shared { path: replica.data.clone() }
         } else {
@@ -54,6 +54,7 @@ impl SyncedVolumes {
             let (folder, data, node) =
                 (replica.folder.clone(), replica.data.clone(), self.node.name().clone());
             let backend = SyncedVolume::new(folder, data, node, peers).on(options.replicas);
+            let backend = backend.telling(Arc::clone(replica));
             Access::Single { backend, takeover: options.takeover }
         };
         Kept { volume: volume.clone(), access }

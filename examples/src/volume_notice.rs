@@ -20,14 +20,12 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How many files are looked at for the last write.
 const FILES_MAX: usize = 200_000;
 
-/// What this replica has of what `passed` wrote, and what is missing as far as that can be known here. To be asked before
-/// anything is written here.
+/// What this replica has of what `passed` wrote, and what is missing as far as that can be known here. To be asked once the folder
+/// is held under a later epoch, so that nothing of it comes in any more, and before anything is written here.
 pub async fn taken_over(replica: &Replica, passed: &Tenure, device: Option<DeviceId>) -> String {
-    // What arrived and is not visible yet counts as well. If it cannot be made visible, the volume is not opened either.
-    let _ = replica.folder.materialise(None).await;
+    let status = replica.folder.status();
     let data = replica.data.clone();
     let last = tokio::task::spawn_blocking(move || last_write(&data)).await.ok().flatten();
-    let status = replica.folder.status();
     let announced = status.peers.iter().find(|peer| Some(peer.device) == device).map(|peer| peer.transfer);
     let announced = match announced.filter(|it| it.left_files > 0) {
         Some(left) => format!(

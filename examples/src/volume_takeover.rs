@@ -29,7 +29,6 @@ use crate::lease_hop::{HopStore, Member};
 use crate::synced_volume::SyncedVolume;
 use crate::volume_keeper::{SyncedVolumes, doubt};
 use crate::volume_node::VolumeNode;
-use crate::volume_notice;
 
 /// How often the Swarm is asked who is up. Nothing is asked while no volume can be taken over.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -108,11 +107,6 @@ impl Lease for CarefulLease {
                 }
                 // It was for this takeover, needed or not.
                 let _ = std::fs::remove_file(forced);
-                if let (Some(replica), Some(passed)) = (self.node.replica(volume), grant.unreleased.last()) {
-                    let device =
-                        self.node.peers().find(|peer| peer.name == passed.holder).map(|peer| peer.id);
-                    replica.tell(volume_notice::taken_over(&replica, passed, device).await);
-                }
                 Ok(grant)
             }
         }

@@ -264,7 +264,8 @@ impl World {
                 let behind = BackendError::behind("12 changes");
                 BackendAnswer::CaughtUp(if fate == Fate::Succeeds { Ok(()) } else { Err(behind) })
             }
-            BackendCall::Open { epoch } => {
+            BackendCall::Open { grant } => {
+                let epoch = &grant.epoch;
                 if happens {
                     let needs = node.needs.get(epoch).expect("only a granted epoch is opened").as_ref();
                     assert!(

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::barrier::Barrier;
+use crate::lease::Grant;
 use crate::name::NodeName;
 
 /// The replica of one volume on this node: what the mount state machine asks of it.
@@ -28,12 +29,13 @@ pub trait VolumeBackend: Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// Becomes the writer under `epoch`, which is durably noted before the first write; returns the
-    /// directory to mount.
+    /// Becomes the writer under the epoch of `grant`, which is durably noted before the first write; returns the
+    /// directory to mount. From then on nothing of an earlier tenure comes in: what a person has to know of those that
+    /// `grant` names as ended without a release can be said now.
     ///
     /// # Errors
     /// [`BackendError::Fenced`] when a higher epoch was seen.
-    fn open(&self, epoch: u64) -> impl Future<Output = Result<PathBuf, BackendError>> + Send;
+    fn open(&self, grant: &Grant) -> impl Future<Output = Result<PathBuf, BackendError>> + Send;
 
     /// Captures everything written so far, durably; returns the barrier that names it.
     fn flush(&self) -> impl Future<Output = Result<Barrier, BackendError>> + Send;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use swarmctl::engine::{Event, Unmounted};
 use swarmctl::error::{AddError, MountError, UnmountError};
+use swarmctl::lease::Grant;
 use swarmctl::{
     BackendError, Barrier, Lease as _, LeaseError, MemoryLease, NodeName, Takeover, VolumeBackend,
     VolumeManager, VolumeOptions,
@@ -64,10 +65,10 @@ impl VolumeBackend for Replica {
         }
     }
 
-    async fn open(&self, epoch: u64) -> Result<PathBuf, BackendError> {
+    async fn open(&self, grant: &Grant) -> Result<PathBuf, BackendError> {
         assert!(self.trouble != Trouble::OpenPanics, "a bug in the backend");
         let mut state = self.state.lock().unwrap();
-        (state.seen_epoch, state.open) = (epoch, true);
+        (state.seen_epoch, state.open) = (grant.epoch, true);
         Ok(format!("/volumes/{}", self.node).into())
     }
 

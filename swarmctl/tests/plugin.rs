@@ -13,6 +13,7 @@ use std::time::Duration;
 use support::{Engine, can_run, until};
 use swarmctl::cluster::TaskState;
 use swarmctl::driver::{DriverGate, Gate as _, InitOptions, PluginSocket};
+use swarmctl::lease::Grant;
 use swarmctl::maintenance::Handover;
 use swarmctl::plugin::{Access, Kept, PluginError, VolumeKeeper};
 use swarmctl::{
@@ -95,7 +96,7 @@ impl VolumeBackend for Directory {
         }
     }
 
-    async fn open(&self, _: u64) -> Result<PathBuf, BackendError> {
+    async fn open(&self, _: &Grant) -> Result<PathBuf, BackendError> {
         Ok(self.path.clone())
     }
 

@@ -390,8 +390,8 @@ async fn call_backend<B: VolumeBackend>(backend: &B, call: BackendCall, limit: D
             let call = || backend.catch_up(&barrier, timeout);
             BackendAnswer::CaughtUp(guarded(call, timeout + limit, failed).await)
         }
-        BackendCall::Open { epoch } => {
-            BackendAnswer::Opened(guarded(|| backend.open(epoch), limit, failed).await)
+        BackendCall::Open { grant } => {
+            BackendAnswer::Opened(guarded(|| backend.open(&grant), limit, failed).await)
         }
         BackendCall::Flush => BackendAnswer::Flushed(guarded(|| backend.flush(), limit, failed).await),
         BackendCall::Replicated { barrier, timeout } => {

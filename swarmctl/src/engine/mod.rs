@@ -192,8 +192,8 @@ pub enum BackendCall {
     },
     /// [`open`](crate::VolumeBackend::open).
     Open {
-        /// The epoch.
-        epoch: u64,
+        /// The lease.
+        grant: Grant,
     },
     /// [`flush`](crate::VolumeBackend::flush).
     Flush,
@@ -558,7 +558,7 @@ mod tests {
         let again = engine.deadline().expect("it is tried again");
         engine.handle(again, Input::Tick);
         let call = call(&mut engine);
-        assert!(matches!(call, Output::Backend { call: BackendCall::Open { epoch: 2 }, .. }), "{call:?}");
+        assert!(matches!(call, Output::Backend { call: BackendCall::Open { .. }, .. }), "{call:?}");
     }
 
     #[test]
@@ -582,7 +582,7 @@ mod tests {
             };
             engine.handle(now, Input::LeaseAnswer { volume, op, answer: LeaseAnswer::Granted(Ok(grant)) });
             let call = call(&mut engine);
-            let opens = matches!(call, Output::Backend { call: BackendCall::Open { epoch: 2 }, .. });
+            let opens = matches!(call, Output::Backend { call: BackendCall::Open { .. }, .. });
             assert_eq!(opens, is_flushed, "{call:?}");
         }
     }

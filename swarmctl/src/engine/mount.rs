@@ -245,9 +245,9 @@ impl Volume {
             Phase::Seen { epoch, held } => return Some(self.lease_call(cx, *epoch, held.as_ref())),
             Phase::Granted { grant } => match &grant.barrier {
                 Some(barrier) => (Step::CatchUp, BackendCall::CatchUp { barrier: barrier.clone(), timeout }),
-                None => (Step::Open, BackendCall::Open { epoch: grant.epoch }),
+                None => (Step::Open, BackendCall::Open { grant: grant.clone() }),
             },
-            Phase::CaughtUp { grant } => (Step::Open, BackendCall::Open { epoch: grant.epoch }),
+            Phase::CaughtUp { grant } => (Step::Open, BackendCall::Open { grant: grant.clone() }),
             Phase::Open { .. } if wanted => return None,
             Phase::Open { .. } => (Step::Flush, BackendCall::Flush),
             Phase::Flushed { barrier, .. } => {

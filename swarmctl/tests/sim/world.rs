@@ -577,7 +577,7 @@ impl World {
         let fenced = replica.fenced().map(|seen| BackendError::Fenced { seen });
         match call {
             BackendCall::SeenEpoch => Ok(Value::Epoch(replica.seen_epoch)),
-            BackendCall::Open { epoch } => match replica.open(*epoch) {
+            BackendCall::Open { grant } => match replica.open(grant.epoch) {
                 Ok(()) => Ok(Value::Path("/volumes/data".into())),
                 Err(seen) => Err(BackendError::Fenced { seen }),
             },
