@@ -17,8 +17,12 @@ use crate::sync_cuts::{HOOK_EVERY, HOOK_TIMEOUT};
 const REPLICAS: usize = 2;
 /// The most that can be asked for.
 const REPLICAS_MAX: usize = 64;
-/// How long a node must have been down before its volumes are taken over, if nothing is said; and the least of it.
+/// How long a node must have been down before its volumes are taken over, if nothing is said.
 const TAKEOVER_AFTER: Duration = Duration::from_secs(30);
+/// The least of it. The argument of [`crate::volume_takeover`] is about halves, and would hold for less; but a holder that has not
+/// heard of a manager for half of this ends its containers, and of the rest it needs a part to do so. A Swarm whose heart beats once
+/// a second takes three and a half seconds to start anything elsewhere, so that less would gain half a second at most, and cost
+/// containers whenever a manager is busy for a second and a half.
 const TAKEOVER_AFTER_MIN: Duration = Duration::from_secs(4);
 
 const KEYS: [&str; 11] = [
