@@ -15,7 +15,7 @@ use crate::record::{Attributes, Chunk, Content, Owner, Xattrs};
 use crate::status::Problem;
 
 pub use error::DiskError;
-pub use memory::{Abilities, Change, Fault, MemoryDisk, Node, Torn};
+pub use memory::{Abilities, Act, Change, Fault, MemoryDisk, Node, Torn};
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use syncfs::device::{DeviceId, FolderId, IndexId};
-use syncfs::disk::{Fault, MemoryDisk};
+use syncfs::disk::{Act, Fault, MemoryDisk};
 use syncfs::engine::{EXPIRE_EVERY_MS, Engine, Input};
 use syncfs::index::{MemoryIndex, Meta};
 use syncfs::{Change, Event, RelPath, RestoreError};
@@ -93,8 +93,8 @@ fn an_edit_that_comes_while_another_is_set_aside_is_not_lost() {
         for step in 1.. {
             let (mut engine, disk) = edited_follower();
             let before = disk.steps();
-            let edit = Fault::Edit { path: rel("one"), data: b"third edit".to_vec(), in_place };
-            disk.fail(step, edit);
+            let edit = Act::Edit { path: rel("one"), data: b"third edit".to_vec(), in_place };
+            disk.fail(step, Fault::Program(edit));
             engine.scan().unwrap();
             if disk.steps() < before + step {
                 assert!(step > 4, "it takes steps");

@@ -6,9 +6,10 @@ mod deltas;
 mod filesystem;
 mod keeping;
 mod steps;
+mod watch;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::disk::{DiskError, FileKind};
@@ -48,8 +49,14 @@ pub enum Fault {
     Full,
     /// The first sync from this step on fails, and with it every later step: see [`MemoryDisk::reopen`].
     Sync,
-    /// Just before the step a program gives what stands at a path another name, where nothing stands, and makes a symlink in
-    /// its place.
+    /// Just before the step a program does something.
+    Program(Act),
+}
+
+/// What a program does while an engine works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// It gives what stands at a path another name, where nothing stands, and makes a symlink in its place.
     Swap {
         /// Where.
         path: RelPath,
@@ -58,7 +65,7 @@ pub enum Fault {
         /// Of the symlink.
         target: Vec<u8>,
     },
-    /// Just before the step a program writes a file, as with [`MemoryDisk::user_write`].
+    /// It writes a file, as with [`MemoryDisk::user_write`].
     Edit {
         /// Where.
         path: RelPath,
@@ -66,6 +73,23 @@ pub enum Fault {
         data: Vec<u8>,
         /// Whether in place.
         in_place: bool,
+    },
+    /// It writes a file in place, through a name that it has outside of the folder: see [`MemoryDisk::user_link_elsewhere`].
+    Elsewhere {
+        /// Where it stands in the folder.
+        path: RelPath,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// It makes a directory where nothing stands.
+    Make {
+        /// Where.
+        path: RelPath,
+    },
+    /// It removes an entry, as with [`MemoryDisk::user_remove`].
+    Remove {
+        /// Where.
+        path: RelPath,
     },
 }
 
@@ -113,19 +137,21 @@ enum Space {
     Stage,
     Aside,
     History,
+    /// Outside of the folder.
+    Elsewhere,
 }
 
 impl Space {
-    const ALL: [Self; 4] = [Self::Tree, Self::Stage, Self::Aside, Self::History];
+    const ALL: [Self; 5] = [Self::Tree, Self::Stage, Self::Aside, Self::History, Self::Elsewhere];
 
     /// The inode of its directory.
     fn root(self) -> Ino {
         1 + self as Ino
     }
 
-    /// Whether this is a directory of the state directory.
+    /// Whether this is no directory of the folder.
     fn is_flat(dir: Ino) -> bool {
-        (Self::Stage.root()..=Self::History.root()).contains(&dir)
+        (Self::Stage.root()..=Self::Elsewhere.root()).contains(&dir)
     }
 }
 
@@ -139,6 +165,8 @@ struct State {
     archive: BTreeMap<ContentHash, Vec<u8>>,
     steps: u64,
     faults: BTreeMap<u64, Fault>,
+    /// What programs do while the engine looks, each so many looks after the one before.
+    meanwhile: VecDeque<(u64, Act)>,
     /// The power is cut at the next step of this name.
     cut_at: Option<&'static str>,
     /// Why every step fails, and since which.
@@ -180,6 +208,7 @@ impl MemoryDisk {
             archive: BTreeMap::new(),
             steps: 0,
             faults: BTreeMap::new(),
+            meanwhile: VecDeque::new(),
             cut_at: None,
             dead: None,
             missing: false,
@@ -202,12 +231,39 @@ impl MemoryDisk {
 
     /// A program removes an entry, with all that is in it, name by name. Returns whether there was any.
     pub fn user_remove(&self, path: &RelPath) -> bool {
-        let files = &mut self.0.borrow_mut().files;
-        let Ok((dir, name)) = files.place(path) else { return false };
-        let Some(ino) = files.inode(dir).entries.get(&name).copied() else { return false };
-        remove_below(files, ino);
-        files.change(vec![(dir, name, None)]);
-        true
+        self.0.borrow_mut().files.remove(path)
+    }
+
+    /// A program gives a file another name, outside of the folder. No notification tells of that. Returns whether there is one.
+    pub fn user_link_elsewhere(&self, path: &RelPath) -> bool {
+        self.0.borrow_mut().files.link_elsewhere(path)
+    }
+
+    /// Programs do this while the engine looks, after all that they do already: `looks` later, or else with
+    /// [`MemoryDisk::end_programs`]. It is not among the [`MemoryDisk::take_changes`].
+    pub fn meanwhile(&self, looks: u64, act: Act) {
+        self.0.borrow_mut().meanwhile.push_back((looks, act));
+    }
+
+    /// What programs have still to do, they do now.
+    pub fn end_programs(&self) {
+        let state = &mut *self.0.borrow_mut();
+        std::mem::take(&mut state.meanwhile).into_iter().for_each(|(_, act)| state.act(act));
+    }
+
+    /// All that was notified of since that was last asked; `None` if there are no notifications, or some were lost.
+    pub fn take_noticed(&self) -> Option<BTreeSet<RelPath>> {
+        self.0.borrow_mut().take_noticed()
+    }
+
+    /// How many notifications of changes wait at most until they are asked for: with more, all are lost. With 0 there are none.
+    pub fn set_notices(&self, most: usize) {
+        self.0.borrow_mut().files.notices = most;
+    }
+
+    /// Nothing is watched any more, as when a process ends.
+    pub fn unwatch(&self) {
+        self.0.borrow_mut().files.watch = watch::Watch::default();
     }
 
     /// A program renames an entry, with all that is in it: over a file or symlink, or to where nothing stands. Returns
@@ -221,6 +277,7 @@ impl MemoryDisk {
         let files = &mut self.0.borrow_mut().files;
         let Ok(Some(ino)) = files.find(path) else { return false };
         let now = files.tick();
+        files.tell(vec![path.clone()]);
         let body = &mut files.inode_mut(ino).body;
         change(&mut body.attributes);
         body.ctime_ns = now;
@@ -232,6 +289,7 @@ impl MemoryDisk {
         let files = &mut self.0.borrow_mut().files;
         let Ok(Some(ino)) = files.find(path) else { return false };
         let now = files.tick();
+        files.tell(vec![path.clone()]);
         let body = &mut files.inode_mut(ino).body;
         (body.mtime_ns, body.ctime_ns) = (mtime_ns, now);
         true
@@ -357,6 +415,7 @@ impl MemoryDisk {
         }
         state.dead = None;
         state.read.clear();
+        state.files.watch = watch::Watch::default();
         let stages = state.files.inode(Space::Stage.root()).entries.keys().cloned();
         let gone: Vec<_> = stages.map(|name| (Space::Stage.root(), name, None)).collect();
         state.files.change(gone);
@@ -373,6 +432,7 @@ impl MemoryDisk {
         state.faults.clear();
         state.cut_at = None;
         state.read.clear();
+        state.files.watch = watch::Watch::default();
         state.dead = None;
         let mut torn = Vec::new();
         state.files.visit(Space::Tree.root(), b"", &mut |path, ino| {
@@ -422,11 +482,4 @@ impl MemoryDisk {
 fn node(kind: FileKind, body: filesystem::Body) -> Node {
     let filesystem::Body { data, attributes, mtime_ns, .. } = body;
     Node { kind, data, attributes, mtime_ns }
-}
-
-fn remove_below(files: &mut FileSystem, dir: Ino) {
-    for (name, ino) in files.inode(dir).entries.clone() {
-        remove_below(files, ino);
-        files.change(vec![(dir, name, None)]);
-    }
 }

@@ -1,7 +1,7 @@
 //! What users do to the folders, and what happens to the machines they do it on.
 
 use syncfs::chunk::SQLITE_MAGIC;
-use syncfs::disk::{Fault, FileKind};
+use syncfs::disk::{Act, Fault, FileKind};
 use syncfs::engine::Input;
 use syncfs::index::Index;
 use syncfs::{RelPath, Role};
@@ -216,6 +216,7 @@ impl World {
             }
             17 => {
                 let by = self.rng.below(60_000);
+                self.latest_ms = self.latest_ms.max(self.now_ms);
                 self.now_ms =
                     if self.rng.chance(50) { self.now_ms + by } else { self.now_ms.saturating_sub(by) };
             }
@@ -228,7 +229,7 @@ impl World {
                     self.say(|| format!("{replica}: {path} becomes {to} in {after} steps"));
                     self.ledger.wrote(target.clone());
                     self.replicas[replica].edits.insert(target.clone(), path.clone());
-                    disk.fail(after, Fault::Swap { path, to, target });
+                    disk.fail(after, Fault::Program(Act::Swap { path, to, target }));
                 }
             }
             // A program that writes while a replica is in the middle of something.
@@ -236,7 +237,8 @@ impl World {
                 let (path, text) = (self.a_path(), self.ledger.fresh(replica, false));
                 self.ledger.wrote(text.clone());
                 self.replicas[replica].edits.insert(text.clone(), path.clone());
-                disk.fail(after, Fault::Edit { path, data: text, in_place: after.is_multiple_of(2) });
+                let in_place = after.is_multiple_of(2);
+                disk.fail(after, Fault::Program(Act::Edit { path, data: text, in_place }));
             }
         }
     }

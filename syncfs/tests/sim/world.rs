@@ -63,6 +63,8 @@ pub(crate) struct World {
     links: Vec<Link>,
     next_session: u64,
     pub(crate) now_ms: u64,
+    /// The latest that it was when the time was set back.
+    pub(crate) latest_ms: u64,
     pub(crate) ledger: Ledger,
     versions: Versions,
     barriers: Vec<(usize, Token, BTreeSet<Text>)>,
@@ -119,6 +121,7 @@ impl World {
             links: Vec::new(),
             next_session: 0,
             now_ms: 0,
+            latest_ms: 0,
             ledger: Ledger::default(),
             versions: Versions::default(),
             barriers: Vec::new(),
@@ -298,7 +301,7 @@ impl World {
     }
 
     /// The engine ends, and with it its streams.
-    fn stop(&mut self, replica: usize) {
+    pub(crate) fn stop(&mut self, replica: usize) {
         let (_, mut index) = self.replicas[replica].engine.take().map(Engine::into_parts).unwrap();
         index.crash();
         self.replicas[replica].index = Some(index);
@@ -364,7 +367,7 @@ impl World {
         slot.taken.gone.extend(entries.filter(gone));
     }
 
-    fn start(&mut self, replica: usize) {
+    pub(crate) fn start(&mut self, replica: usize) {
         let slot = &mut self.replicas[replica];
         let mut index = slot.index.take().expect("the engine does not run");
         match Engine::new(slot.disk.clone(), index.clone()) {
@@ -686,6 +689,8 @@ impl World {
     /// No more faults: everybody connects to everybody and does all there is to do.
     pub(crate) fn calm(&mut self) {
         self.apart = 0;
+        // An engine's time never goes back. Whoever still waits for it says nothing, and would be taken for dead.
+        self.now_ms = self.now_ms.max(self.latest_ms);
         for link in 0..self.links.len() {
             (0..2).for_each(|side| self.close(link, side));
         }

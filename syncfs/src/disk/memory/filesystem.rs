@@ -6,6 +6,7 @@ use crate::disk::{DiskError, FileKind, Stat};
 use crate::path::RelPath;
 use crate::record::{Attributes, CAPABILITY, Owner};
 
+use super::watch::Watch;
 use super::{Abilities, Space};
 
 /// Names an inode.
@@ -16,6 +17,9 @@ type Names = Vec<(Ino, Vec<u8>, Option<Ino>)>;
 
 /// Every change of anything gets a time of its own, a millisecond and a bit after the one before.
 const TICK_NS: i64 = 1_000_003;
+
+/// As with inotify.
+const NOTICES_MAX: usize = 1 << 14;
 
 /// What an inode holds, apart from names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +67,17 @@ pub(super) struct FileSystem {
     pub(super) able: Abilities,
     /// What readers see, if that is recorded.
     pub(super) changes: Option<Vec<super::Change>>,
+    pub(super) watch: Watch,
+    /// See [`super::MemoryDisk::set_notices`].
+    pub(super) notices: usize,
 }
 
 impl FileSystem {
     pub(super) fn new(able: Abilities) -> Self {
         let (inodes, log, dirty) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
-        let mut all = Self { inodes, log, dirty, next_ino: 0, clock_ns: 0, able, changes: None };
+        let (watch, notices) = (Watch::default(), NOTICES_MAX);
+        let mut all =
+            Self { inodes, log, dirty, next_ino: 0, clock_ns: 0, able, changes: None, watch, notices };
         for space in Space::ALL {
             assert_eq!(all.new_inode(FileKind::Dir, Vec::new(), Attributes::of_mode(0o755)), space.root());
         }
@@ -191,14 +200,9 @@ impl FileSystem {
         if stands.is_some_and(|ino| self.is_dir(ino)) {
             return false;
         }
+        self.tell(vec![path.clone()]);
         match stands.filter(|ino| in_place && self.inode(*ino).kind == FileKind::File) {
-            Some(ino) => {
-                let now = self.tick();
-                let inode = self.dirty(ino);
-                inode.published = false;
-                (inode.body.mtime_ns, inode.body.ctime_ns) = (now, now);
-                inode.body.data = data.to_vec();
-            }
+            Some(ino) => self.write_to(ino, data),
             None => {
                 let ino = self.new_inode(FileKind::File, data.to_vec(), Attributes::of_mode(0o644));
                 self.change(vec![(dir, name, Some(ino))]);
@@ -207,12 +211,58 @@ impl FileSystem {
         true
     }
 
+    fn write_to(&mut self, ino: Ino, data: &[u8]) {
+        let now = self.tick();
+        let inode = self.dirty(ino);
+        inode.published = false;
+        (inode.body.mtime_ns, inode.body.ctime_ns) = (now, now);
+        inode.body.data = data.to_vec();
+    }
+
+    /// See [`super::MemoryDisk::user_link_elsewhere`].
+    pub(super) fn link_elsewhere(&mut self, path: &RelPath) -> bool {
+        let file = self.find(path).ok().flatten().filter(|ino| self.inode(*ino).kind == FileKind::File);
+        let Some(ino) = file else { return false };
+        let now = self.tick();
+        self.inode_mut(ino).body.ctime_ns = now;
+        self.change(vec![(Space::Elsewhere.root(), path.as_bytes().to_vec(), Some(ino))]);
+        true
+    }
+
+    /// See [`super::Act::Elsewhere`].
+    pub(super) fn write_elsewhere(&mut self, path: &RelPath, data: &[u8]) -> bool {
+        let named = self.named(Space::Elsewhere, path.as_bytes());
+        let Some(ino) = named.filter(|ino| self.find(path) == Ok(Some(*ino))) else { return false };
+        self.write_to(ino, data);
+        true
+    }
+
+    /// See [`super::MemoryDisk::user_remove`].
+    pub(super) fn remove(&mut self, path: &RelPath) -> bool {
+        let Ok((dir, name)) = self.place(path) else { return false };
+        let Some(ino) = self.inode(dir).entries.get(&name).copied() else { return false };
+        let mut paths = vec![path.clone()];
+        self.visit(ino, path.as_bytes(), &mut |below, _| paths.extend(RelPath::new(below).ok()));
+        self.tell(paths);
+        self.remove_below(ino);
+        self.change(vec![(dir, name, None)]);
+        true
+    }
+
+    fn remove_below(&mut self, dir: Ino) {
+        for (name, ino) in self.inode(dir).entries.clone() {
+            self.remove_below(ino);
+            self.change(vec![(dir, name, None)]);
+        }
+    }
+
     /// See [`super::MemoryDisk::user_make`].
     pub(super) fn make(&mut self, path: &RelPath, kind: FileKind, data: &[u8]) -> bool {
         let Ok((dir, name)) = self.place(path) else { return false };
         if self.inode(dir).entries.contains_key(&name) {
             return false;
         }
+        self.tell(vec![path.clone()]);
         let mode = if kind == FileKind::Symlink { 0o777 } else { 0o755 };
         let ino = self.new_inode(kind, data.to_vec(), Attributes::of_mode(mode));
         self.change(vec![(dir, name, Some(ino))]);
@@ -227,6 +277,7 @@ impl FileSystem {
         if from == to || to.is_below(from) || over.is_some_and(|over| self.is_dir(over) || self.is_dir(ino)) {
             return false;
         }
+        self.tell(vec![from.clone(), to.clone()]);
         let now = self.tick();
         self.inode_mut(ino).body.ctime_ns = now;
         self.change(vec![(old.0, old.1, None), (new.0, new.1, Some(ino))]);

@@ -1,7 +1,10 @@
 //! The steps of an engine on a folder in memory.
 
+use std::collections::BTreeSet;
+
 use crate::branch::What;
 use crate::chunk::content_of;
+use crate::cutting::Group;
 use crate::disk::{Disk, DiskError, FileKind, Keep, Listing, Reading, Replaced, Run, Stat};
 use crate::hash::{Blob, ContentHash};
 use crate::path::RelPath;
@@ -43,14 +46,8 @@ impl State {
             Some(fault @ (Fault::Io | Fault::Full)) if what == SYNC => self.postpone(fault),
             Some(Fault::Io) => Err(DiskError::Io { what, reason: "input/output error".to_owned() }),
             Some(Fault::Full) => Err(DiskError::Full { what, reason: NO_SPACE.to_owned() }),
-            Some(Fault::Swap { path, to, target }) => {
-                if self.files.find(&to) == Ok(None) && self.files.rename(&path, &to) {
-                    self.files.make(&path, FileKind::Symlink, &target);
-                }
-                Ok(())
-            }
-            Some(Fault::Edit { path, data, in_place }) => {
-                self.files.write(&path, &data, in_place);
+            Some(Fault::Program(act)) => {
+                self.act(act);
                 Ok(())
             }
         }
@@ -107,13 +104,15 @@ impl Disk for MemoryDisk {
     }
 
     fn stat(&mut self, path: &RelPath) -> Result<Option<Stat>, DiskError> {
-        let state = self.0.borrow();
+        let state = &mut *self.0.borrow_mut();
+        state.look();
         state.readable(path)?;
         state.files.stat(path)
     }
 
     fn list(&mut self, dir: Option<&RelPath>) -> Result<Listing, DiskError> {
-        let state = self.0.borrow();
+        let state = &mut *self.0.borrow_mut();
+        state.look();
         state.alive()?;
         let (ino, above) = match dir {
             None => (Space::Tree.root(), Vec::new()),
@@ -123,6 +122,7 @@ impl Disk for MemoryDisk {
                 (found.ok_or(DiskError::Changed)?, [dir.as_bytes(), b"/"].concat())
             }
         };
+        state.files.watch.add(ino, dir.is_none());
         let mut entries = Vec::new();
         for (name, ino) in &state.files.inode(ino).entries {
             let path =
@@ -157,6 +157,7 @@ impl Disk for MemoryDisk {
 
     fn read(&mut self, path: &RelPath, stat: &Stat, _: Option<&Content>) -> Result<Reading, DiskError> {
         let state = &mut *self.0.borrow_mut();
+        state.look();
         state.readable(path)?;
         let expected = state.expected(path, stat)?;
         let ino = state.files.write_again(path, expected)?;
@@ -172,6 +173,12 @@ impl Disk for MemoryDisk {
         }
         state.read.insert(ino);
         Ok(Reading { content, stat, mtime_ns: stat.mtime_ns, cut: false })
+    }
+
+    fn noticed(&mut self, group: &Group) -> Option<BTreeSet<RelPath>> {
+        let state = &mut *self.0.borrow_mut();
+        state.look();
+        state.noticed(group)
     }
 
     fn read_chunk(&mut self, path: &RelPath, offset: u64, chunk: &Chunk) -> Result<Option<Blob>, DiskError> {
