@@ -251,7 +251,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// not known before a peer has told everything; until then the entry stays, and no peer is told what this replica has seen: it
     /// would not tell that version again.
     pub(super) fn lose_stale(&mut self, entry: Entry) -> Result<(), StoreError> {
-        if self.receives_only() || entry.record.version.is_empty() {
+        if entry.record.version.is_empty() {
             return self.forget(&entry.record.path);
         }
         if entry.stale && entry.seen.is_none() {
@@ -286,7 +286,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
             let path = &entry.record.path;
             let stands = match self.stat(path)? {
                 Some(stat)
-                    if (self.receives_only() || entry.record.version.is_empty())
+                    if entry.seen.is_some()
+                        && (self.receives_only() || entry.record.version.is_empty())
                         && !self.is_ignored(&entry.record, None)
                         && stat.kind != crate::disk::FileKind::Dir =>
                 {

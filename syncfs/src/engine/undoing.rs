@@ -49,7 +49,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         match entry {
             // It is not what waited there any more.
             Some(entry) if entry.stale && self.receives_only() => {
-                self.forget(&entry.record.path)?;
+                self.lose_stale(entry)?;
                 self.remove_edit(path, &stat)
             }
             Some(mut entry) if entry.stale && entry.record.kind.is_live() => {

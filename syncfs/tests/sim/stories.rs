@@ -2,7 +2,7 @@
 
 use syncfs::disk::{Fault, FileKind, MemoryDisk};
 use syncfs::engine::Input;
-use syncfs::{RelPath, Role};
+use syncfs::{Direction, RelPath, Role};
 
 use crate::invariants;
 use crate::ledger::{kept, tree};
@@ -279,5 +279,42 @@ fn a_version_that_an_overwritten_delta_held_is_given_up_where_nobody_has_it() {
         let texts: Vec<_> = tree(&world.replicas[2].disk).texts.into_values().collect();
         assert!(texts.contains(&edit) && texts.contains(&other), "both stand");
         assert_eq!(texts.contains(&kept_as_delta), somebody_has_it);
+    }
+}
+
+/// A replica that wrote, and only receives from then on, lost its epoch meanwhile: its tail is set aside, what its user does there before
+/// a peer has told everything is kept as well, and what the others have of it comes back.
+#[test]
+fn a_receiver_takes_back_what_it_wrote_before_its_stale_tail() {
+    const ACTS: [&str; 3] = ["nothing", "write", "remove"];
+    for seed in 0..90 {
+        let (tail, later) = (ACTS[seed % 3], ACTS[seed / 3 % 3]);
+        let mut world = leased(3);
+        // Who speaks first.
+        world.rng = Rng::new(seed as u64);
+        let act = |world: &mut World, act: &str| match act {
+            "write" => drop(write(world, 0)),
+            "remove" if world.replicas[0].disk.node(&path("a")).is_some() => remove(world, 0),
+            _ => {}
+        };
+        act(&mut world, tail);
+        world.take_lease(1);
+        world.stop(0);
+        world.start(0);
+        world.replicas[0].engine.as_mut().unwrap().direct(Direction::Receive);
+        world.scan(0);
+        world.open(0, 1);
+        while world.replicas[0].engine().meta().fences.epoch() < 2 {
+            world.move_message();
+        }
+        act(&mut world, later);
+        for _ in 0..100 {
+            world.move_message();
+            (0..2).for_each(|replica| world.drive(replica));
+        }
+        world.calm();
+        let text = |replica: usize| world.replicas[replica].disk.node(&path("a")).map(|node| node.data);
+        assert!(text(0).is_some() && text(0) == text(1), "seed {seed}, {tail}, {later}: {:?}", text(0));
+        invariants::at_rest(&mut world);
     }
 }
