@@ -47,7 +47,7 @@ impl Program {
         let version = self.version;
         let disk = world.replicas[0].disk.clone();
         let is_slow = world.rng.chance(75);
-        let gap = [2, 4, 20, 60][world.rng.below(4) as usize];
+        let gap = [2, 4, 10, 60][world.rng.below(4) as usize];
         let mut acts: Vec<_> = DIRS.iter().map(|dir| Act::Make { path: path(dir) }).collect();
         if version % 5 == 4 {
             acts.insert(0, Act::Remove { path: path("g/d") });
@@ -79,7 +79,7 @@ impl Program {
             acts.push(match is_linked && world.rng.chance(70) {
                 true => Act::Elsewhere { path, data: text },
                 false => {
-                    let in_place = is_linked || version.is_multiple_of(2);
+                    let in_place = is_linked && world.rng.chance(50) || version.is_multiple_of(2);
                     self.linked.retain(|other| *other != member || in_place);
                     Act::Edit { path, data: text, in_place }
                 }
@@ -180,6 +180,7 @@ fn run(seed: u64) -> [u64; 3] {
     );
     let notices = [0, 1, 3, 1000][world.rng.below(4) as usize];
     world.replicas[0].disk.set_notices(notices);
+    let has_links = world.rng.chance(40);
     let writer = world.replicas[0].engine.as_mut().unwrap();
     writer.cut_by(&rules());
     writer.hold(1).unwrap();
@@ -194,11 +195,13 @@ fn run(seed: u64) -> [u64; 3] {
         match world.rng.below(100) {
             0..4 => {
                 program.write(&mut world);
-                look(&mut world, true);
+                let told = world.rng.chance(50);
+                look(&mut world, told);
             }
             4..8 => look(&mut world, true),
             8..12 => look(&mut world, false),
-            12..14 => program.link(&mut world),
+            12 if has_links => program.link(&mut world),
+            12..14 => look(&mut world, true),
             14 => begin_again(&mut world),
             15..30 => (1..3).for_each(|replica| world.drive(replica)),
             30..82 => (0..15).for_each(|_| world.move_message()),
