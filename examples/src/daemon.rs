@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -126,11 +127,27 @@ impl Logging {
 
 /// Runs a program's work on a runtime of its own and turns the outcome into an exit status.
 pub fn run(program: &str, logging: &Logging, work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    run_on(Builder::new_multi_thread(), program, logging, work)
+}
+
+/// The same on this thread alone, for a program that leaves what takes long to threads of its own: each thread of a runtime keeps
+/// some MiB of what passed through it.
+pub fn run_on_one(
+    program: &str,
+    logging: &Logging,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> ExitCode {
+    run_on(Builder::new_current_thread(), program, logging, work)
+}
+
+fn run_on(
+    mut threads: Builder,
+    program: &str,
+    logging: &Logging,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> ExitCode {
     let outcome = logging.start().and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the async runtime")?;
+        let runtime = threads.enable_all().build().context("cannot start the async runtime")?;
         let outcome = runtime.block_on(work);
         runtime.shutdown_timeout(LINGER);
         outcome

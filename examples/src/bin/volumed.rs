@@ -74,7 +74,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    daemon::run("volumed", &cli.logging, async {
+    daemon::run_on_one("volumed", &cli.logging, async {
         match cli.command {
             Command::Id { root } => {
                 std::fs::create_dir_all(&root).context(root.display())?;

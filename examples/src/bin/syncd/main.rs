@@ -102,7 +102,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    daemon::run("syncd", &cli.logging, async {
+    daemon::run_on_one("syncd", &cli.logging, async {
         match cli.command {
             Command::Init(options) => init::run(options).await,
             Command::Id(options) => init::id(options).await,
