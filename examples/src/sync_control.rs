@@ -123,19 +123,20 @@ pub fn path(dir: &Path) -> PathBuf {
 /// Answers a question about the folder at this place of a daemon.
 pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<Value, Failure> {
     let share = &node.folders()[place];
-    let folder = &share.folder;
+    // Its status can be asked for before it is open.
+    let folder = || share.folder();
     Ok(match request {
         Request::Status => serde_json::to_value(node.status(place))?,
-        Request::Digest => Value::from(folder.digest().await?.to_string()),
-        Request::Conflicts => serde_json::to_value(sync_report::conflicts(folder).await?)?,
-        Request::Branch(request) => sync_branches::answer(folder, request).await?,
+        Request::Digest => Value::from(folder()?.digest().await?.to_string()),
+        Request::Conflicts => serde_json::to_value(sync_report::conflicts(folder()?).await?)?,
+        Request::Branch(request) => sync_branches::answer(folder()?, request).await?,
         Request::Events { after, wait_ms } => {
             let after = after.unwrap_or_else(|| share.journal.last());
             let wait = Duration::from_millis(wait_ms).min(EVENTS_WAIT_MAX);
             serde_json::to_value(share.journal.since(after, wait).await)?
         }
-        Request::Flush => Value::from(folder.flush().await?.to_string()),
-        Request::Seal => Value::from(folder.seal().await?.to_string()),
+        Request::Flush => Value::from(folder()?.flush().await?.to_string()),
+        Request::Seal => Value::from(folder()?.seal().await?.to_string()),
         Request::Wait { peers, timeout_ms } => {
             let peers: Vec<DeviceId> = match peers.is_empty() {
                 true if share.served.peers.is_empty() => {
@@ -144,37 +145,37 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
                 true => share.served.peers.iter().copied().collect(),
                 false => peers.iter().map(|id| id.parse()).collect::<Result<_, _>>()?,
             };
-            let token = folder.flush().await?;
-            folder.wait(&token, &peers, Duration::from_millis(timeout_ms)).await?;
+            let token = folder()?.flush().await?;
+            folder()?.wait(&token, &peers, Duration::from_millis(timeout_ms)).await?;
             Value::from(token.to_string())
         }
-        Request::Scan => serde_json::to_value(FoundReport::from(folder.scan().await?))?,
+        Request::Scan => serde_json::to_value(FoundReport::from(folder()?.scan().await?))?,
         Request::ConfirmDeletions => {
-            serde_json::to_value(FoundReport::from(folder.confirm_deletions().await?))?
+            serde_json::to_value(FoundReport::from(folder()?.confirm_deletions().await?))?
         }
         Request::Materialise { path } => {
             let path = path.map(RelPath::new).transpose()?;
-            Value::from(folder.materialise(path.as_ref()).await?)
+            Value::from(folder()?.materialise(path.as_ref()).await?)
         }
         Request::Hold { epoch } => {
-            folder.hold(epoch).await?;
+            folder()?.hold(epoch).await?;
             Value::Null
         }
         Request::Follow => {
-            folder.follow().await?;
+            folder()?.follow().await?;
             Value::Null
         }
-        Request::RejoinAlone => Value::from(folder.rejoin_alone().await?),
+        Request::RejoinAlone => Value::from(folder()?.rejoin_alone().await?),
         Request::Check { repair } => {
-            serde_json::to_value(CheckedReport::from(folder.check(repair.into()).await?))?
+            serde_json::to_value(CheckedReport::from(folder()?.check(repair.into()).await?))?
         }
         Request::Differing => {
-            let paths = folder.differing().await?;
+            let paths = folder()?.differing().await?;
             Value::from(paths.iter().map(ToString::to_string).collect::<Vec<_>>())
         }
-        Request::Override => Value::from(folder.override_peers().await?),
+        Request::Override => Value::from(folder()?.override_peers().await?),
         Request::History { path } => {
-            let versions = folder.history(&RelPath::new(path)?).await?;
+            let versions = folder()?.history(&RelPath::new(path)?).await?;
             serde_json::to_value(versions.iter().map(VersionReport::from).collect::<Vec<_>>())?
         }
         Request::Restore { path, at, to } => {
@@ -183,7 +184,7 @@ pub async fn answer(node: Arc<Node>, place: usize, request: Request) -> Result<V
                 Kept::Version(id) => At::Version(id),
             };
             let to = to.map(RelPath::new).transpose()?;
-            let paths = folder.restore(&RelPath::new(path)?, at, to.as_ref()).await?;
+            let paths = folder()?.restore(&RelPath::new(path)?, at, to.as_ref()).await?;
             Value::from(paths.iter().map(ToString::to_string).collect::<Vec<_>>())
         }
     })

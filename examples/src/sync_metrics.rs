@@ -3,6 +3,8 @@
 //!
 //! | metric | meaning |
 //! |---|---|
+//! | `syncfs_first_scan` | 1 while the daemon still looks through a folder for the first time; all but the next is missing then |
+//! | `syncfs_files_read_total` | files that were read since the start |
 //! | `syncfs_files`, `syncfs_bytes` | live files of a folder and their size |
 //! | `syncfs_sequence`, `syncfs_epoch` | local changes so far; highest lease number seen |
 //! | `syncfs_pending` | versions of peers that are decided on and not durable yet |
@@ -53,16 +55,25 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<(Server, Sock
 }
 
 fn answer(node: &Node) -> Reply {
+    let mut text = String::new();
     let mut reports = Vec::new();
+    let _ = writeln!(text, "# TYPE syncfs_first_scan gauge\n# TYPE syncfs_files_read_total counter");
     for (place, share) in node.folders().iter().enumerate() {
-        reports.push((share.served.config.root.display().to_string(), node.status(place)));
+        let (root, report) = (share.served.config.root.display().to_string(), node.status(place));
+        let (folder, first_scan) = (escape(&root), u64::from(report.first_scan.is_some()));
+        let _ = writeln!(text, "syncfs_first_scan{{folder=\"{folder}\"}} {first_scan}");
+        let _ = writeln!(text, "syncfs_files_read_total{{folder=\"{folder}\"}} {}", share.files_read());
+        if report.first_scan.is_none() {
+            reports.push((root, report));
+        }
     }
     let refused: Vec<_> = node.refusals().collect();
-    web::reply(StatusCode::OK, TEXT, text(&reports, &refused))
+    text += &known(&reports, &refused);
+    web::reply(StatusCode::OK, TEXT, text)
 }
 
-/// The text of some folders, by path, and of the refusals.
-fn text(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> String {
+/// What is known of open folders, by path, and of the refusals.
+fn known(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> String {
     let mut text = String::new();
     let folder = |text: &mut String, name: &str, kind: &str, value: &dyn Fn(&SyncReport) -> u64| {
         let _ = writeln!(text, "# TYPE {name} {kind}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use syncfs::greeting::{Answer, Greeting, Refusal};
@@ -18,7 +18,7 @@ use crate::daemon::{Context, Failure};
 use crate::sync_door::{self, DoorError, Offer, REASONS};
 use crate::sync_journal::Journal;
 use crate::sync_link::Backoff;
-use crate::sync_report::{self, PeerReport, SyncReport};
+use crate::sync_report::{self, FirstScan, PeerReport, SyncReport};
 use crate::sync_sessions::{Pair, Sessions};
 use crate::sync_settings::{Peer, Served, SyncSettings};
 
@@ -43,8 +43,7 @@ pub struct Node {
 /// A folder and what its daemon knows of it.
 #[derive(Debug)]
 pub struct Share {
-    /// The replica.
-    pub folder: Folder,
+    folder: OnceLock<Folder>,
     /// How it was asked for.
     pub served: Served,
     /// What happened in it lately.
@@ -79,32 +78,32 @@ struct Rates {
 }
 
 impl Node {
-    /// Reads the key and opens every folder.
+    /// Reads the key. Until [`Node::open`] no folder can be asked for more than its status.
     ///
     /// # Errors
-    /// If the key or a folder cannot be opened; the folders before it are closed again.
-    pub async fn open(settings: SyncSettings) -> Result<Self, Failure> {
-        let identity = Identity::load(&settings.key).map_err(Failure::from);
-        let identity = identity
-            .map_err(|error| Failure::new(format!("{error} (`syncd init` makes the key of a replica)")));
-        if let Ok(identity) = &identity
-            && settings.peers.iter().any(|peer| peer.id == identity.device())
-        {
-            let device = identity.device();
+    /// If the key cannot be read.
+    pub async fn new(settings: SyncSettings) -> Result<Self, Failure> {
+        let identity = match Identity::load(&settings.key) {
+            Ok(identity) => identity,
+            Err(error) => {
+                // Without a replica there is no key in it either, and that is the better answer.
+                for served in settings.folders {
+                    Folder::open(served.config).await?;
+                }
+                return Err(Failure::new(format!("{error} (`syncd init` makes the key of a replica)")));
+            }
+        };
+        let device = identity.device();
+        if settings.peers.iter().any(|peer| peer.id == device) {
             return Err(Failure::new(format!(
                 "{device} is this device itself: name its peers, each by what `syncd id` prints there"
             )));
         }
-        let mut folders = Vec::new();
-        for mut served in settings.folders {
-            // Without a replica there is no key in it either, and that is the better answer.
-            if let Ok(identity) = &identity {
-                served.config.device = Some(identity.device());
-            }
-            let folder = Folder::open(served.config.clone()).await?;
+        let folders = settings.folders.into_iter().map(|mut served| {
+            served.config.device = Some(device);
             let lines = served.peers.iter().map(|&peer| (peer, Line::default())).collect();
-            folders.push(Share { folder, served, journal: Journal::default(), lines });
-        }
+            Share { folder: OnceLock::new(), served, journal: Journal::default(), lines }
+        });
         let pace = |limit: Option<u64>| limit.map(|limit| Arc::new(Pace::new(limit)));
         let peers = settings.peers.into_iter().map(|peer| {
             let (send, receive) = (pace(peer.send_limit), pace(peer.receive_limit));
@@ -112,13 +111,25 @@ impl Node {
         });
         let reasons = REASONS.into_iter().chain(Violation::REASONS);
         Ok(Self {
-            identity: identity?,
-            folders,
+            identity,
+            folders: folders.collect(),
             peers: peers.collect(),
             sessions: Sessions::default(),
             unproved: Semaphore::new(UNPROVED_MAX),
             refused: reasons.map(|reason| (reason, AtomicU64::new(0))).collect(),
         })
+    }
+
+    /// Opens every folder, one after the other: each is looked through once.
+    ///
+    /// # Errors
+    /// If one cannot be opened.
+    pub async fn open(&self) -> Result<(), Failure> {
+        for share in &self.folders {
+            let folder = Folder::open(share.served.config.clone()).await?;
+            share.folder.set(folder).expect("it is opened once");
+        }
+        Ok(())
     }
 
     /// This device.
@@ -198,7 +209,7 @@ impl Node {
         let offers: Vec<Offer<'_>> = shared
             .map(|(place, share)| Offer {
                 place,
-                folder: share.folder.status().folder,
+                folder: share.open_folder().status().folder,
                 label: share.served.label.as_ref(),
             })
             .collect();
@@ -224,7 +235,7 @@ impl Node {
         let (place, peer) = pair;
         let share = &self.folders[place];
         let mut stream = self.connect(peer).await?;
-        let (folder, label) = (share.folder.status().folder, share.served.label.clone());
+        let (folder, label) = (share.open_folder().status().folder, share.served.label.clone());
         sync_door::greet(&mut stream, &Greeting { folder, label }).await?;
         let Some(mut turn) = self.sessions.enter(pair, true, self.device() < peer) else { return Ok(()) };
         tokio::select! {
@@ -269,7 +280,7 @@ impl Node {
         line.sessions.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = (link.send.clone(), link.receive.clone());
         let stream = Metered::new(stream, Arc::clone(&line.traffic), send, receive);
-        match share.folder.sync(stream, Some(peer)).await {
+        match share.open_folder().sync(stream, Some(peer)).await {
             Ok(summary) => {
                 *line.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 tracing::info!(peer = link.peer.name, ?summary, "a session ended");
@@ -315,7 +326,8 @@ impl Node {
     /// The state of the folder at a place, with what its daemon knows: names, traffic, rates, and what keeps peers away.
     pub fn status(&self, place: usize) -> SyncReport {
         let share = &self.folders[place];
-        let mut report = sync_report::status(&share.folder);
+        let Some(folder) = share.folder.get() else { return share.not_yet(self.device()) };
+        let mut report = sync_report::status(folder);
         report.label = share.served.label.as_ref().map(ToString::to_string);
         for (peer, line) in &share.lines {
             let id = peer.to_string();
@@ -342,6 +354,12 @@ impl Node {
         report
     }
 
+    /// Writes down what happens in the folder at a place, until it closes.
+    pub async fn follow(&self, place: usize) {
+        let share = &self.folders[place];
+        share.journal.follow(share.open_folder()).await;
+    }
+
     /// Takes the rates once a second, for ever.
     pub async fn take_rates(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(RATE_EVERY);
@@ -355,18 +373,52 @@ impl Node {
         }
     }
 
-    /// Closes every folder: what is complete becomes durable.
+    /// Closes every folder that is open: what is complete becomes durable.
     pub async fn close(&self) {
-        for share in &self.folders {
-            share.folder.clone().close().await;
+        for folder in self.folders.iter().filter_map(|share| share.folder.get()) {
+            folder.clone().close().await;
         }
     }
 }
 
 impl Share {
+    /// The replica.
+    ///
+    /// # Errors
+    /// As long as it is looked through for the first time.
+    pub fn folder(&self) -> Result<&Folder, Failure> {
+        self.folder.get().ok_or_else(|| {
+            let (root, first_scan) = (self.served.config.root.display(), self.first_scan());
+            Failure::new(format!("{root}: {first_scan}"))
+        })
+    }
+
+    fn open_folder(&self) -> &Folder {
+        self.folder.get().expect("peers are let in and dialled once all folders are open")
+    }
+
+    fn first_scan(&self) -> FirstScan {
+        FirstScan { files_read: self.files_read() }
+    }
+
+    /// How many of its files were read since the start.
+    pub fn files_read(&self) -> u64 {
+        self.served.config.files_read.load(Ordering::Relaxed)
+    }
+
+    /// The state of a replica that is looked through for the first time.
+    fn not_yet(&self, device: DeviceId) -> SyncReport {
+        SyncReport {
+            device: device.to_string(),
+            label: self.served.label.as_ref().map(ToString::to_string),
+            first_scan: Some(self.first_scan()),
+            ..SyncReport::default()
+        }
+    }
+
     /// Takes the rates of its lines, and writes down how far each transfer is while there is one.
     fn take_rates(&self, seconds: f64) {
-        let status = self.folder.status();
+        let status = self.open_folder().status();
         for (peer, line) in &self.lines {
             let transfer =
                 status.peers.iter().find(|known| known.device == *peer).map(|known| known.transfer);

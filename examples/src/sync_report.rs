@@ -13,12 +13,15 @@ use crate::sync_time;
 use crate::table::Table;
 
 /// A replica's state. All IDs are in text form.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SyncReport {
     /// This replica.
     pub device: String,
     /// What its devices call the folder, if anything.
     pub label: Option<String>,
+    /// While its daemon still looks through it for the first time: nothing below is known then.
+    #[serde(default)]
+    pub first_scan: Option<FirstScan>,
     /// The folder; none until an empty replica has met its first peer.
     pub folder: Option<String>,
     /// Live files.
@@ -60,6 +63,13 @@ pub struct SyncReport {
     pub problems: Vec<String>,
 }
 
+/// How far a daemon is that has to look through a folder before it can serve it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FirstScan {
+    /// How many files it has read; those that are as it knew them need not be.
+    pub files_read: u64,
+}
+
 /// A database that is newer than its visible file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UnmaterialisedReport {
@@ -92,7 +102,7 @@ pub struct PauseReport {
 }
 
 /// Whether what stands here is known to be consistent.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct ConsistencyReport {
     /// `known`, `unknown`, or `incomplete` before anything complete came here.
     pub state: String,
@@ -241,6 +251,7 @@ pub fn status(folder: &Folder) -> SyncReport {
     SyncReport {
         device: status.device.to_string(),
         label: None,
+        first_scan: None,
         folder: status.folder.map(|folder| folder.to_string()),
         files: status.files,
         bytes: status.bytes,
@@ -310,6 +321,9 @@ pub async fn conflicts(folder: &Folder) -> Result<Vec<ConflictReport>, Failure> 
 impl fmt::Display for SyncReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "device     {}", self.device)?;
+        if let Some(first_scan) = &self.first_scan {
+            return writeln!(f, "{first_scan}");
+        }
         writeln!(f, "folder     {}", self.folder.as_deref().unwrap_or("that of the first peer"))?;
         if let Some(label) = &self.label {
             writeln!(f, "label      {label}")?;
@@ -396,6 +410,12 @@ impl PeerReport {
             (0, 0) => String::new(),
             (files, bytes) => format!("{}, {}", counted(files, "file"), size(bytes)),
         }
+    }
+}
+
+impl fmt::Display for FirstScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "syncd still looks through the folder: {} read so far", counted(self.files_read, "file"))
     }
 }
 

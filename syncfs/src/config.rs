@@ -1,6 +1,8 @@
 //! [`Config`]: how a folder is opened.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::cutting::CutRule;
@@ -66,6 +68,9 @@ pub struct Config {
     pub branch_bytes_max: u64,
     /// What of the disk stays free: below it nothing is fetched from peers. 1 % by default.
     pub min_free: MinFree,
+    /// Counts the files that were read. Keep a clone to see how far `Folder::open` has come, which reads a large directory for
+    /// minutes when it looks through it for the first time.
+    pub files_read: Arc<AtomicU64>,
 }
 
 /// Whether a SQLite database may be locked in order to read it. That is about databases with a rollback journal that are
@@ -117,6 +122,7 @@ impl Config {
             branch_age: Duration::from_secs(365 * 86_400),
             branch_bytes_max: 10 << 30,
             min_free: MinFree::Percent(1.0),
+            files_read: Arc::default(),
         }
     }
 }

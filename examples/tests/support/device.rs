@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -43,7 +44,12 @@ impl Device {
     }
 
     pub(crate) fn serve(&self) -> Daemon {
-        Daemon::start(command("syncd", &["-v", "serve", "--config", &self.path("syncd.toml")]))
+        Daemon::start(self.daemon(&[]))
+    }
+
+    /// The command line of its daemon.
+    pub(crate) fn daemon(&self, more: &[&str]) -> Command {
+        command("syncd", &[&["-v", "serve", "--config", &self.path("syncd.toml")], more].concat())
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -79,7 +85,12 @@ impl Device {
 
 /// The metrics of a daemon.
 pub(crate) fn scrape(daemon: &Daemon) -> String {
-    let mut stream = TcpStream::connect(daemon.fact("metrics")).unwrap();
+    scrape_at(&daemon.fact("metrics"))
+}
+
+/// The metrics at an address.
+pub(crate) fn scrape_at(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

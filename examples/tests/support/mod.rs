@@ -85,9 +85,8 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it and waits for its first line, `ready KEY=VALUE ..`.
-    #[track_caller]
-    pub(crate) fn start(mut command: Command) -> Daemon {
+    /// Starts it, and waits for nothing.
+    pub(crate) fn launch(mut command: Command) -> Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the daemon starts");
         let stderr = Arc::new(Mutex::new(String::new()));
@@ -99,17 +98,24 @@ impl Daemon {
                 log.lock().unwrap().push_str(&text(&bytes[..count]));
             }
         });
-        let mut out = BufReader::new(child.stdout.take().expect("piped"));
-        let mut ready = String::new();
-        out.read_line(&mut ready).expect("readable");
+        Daemon { child, ready: String::new(), stderr }
+    }
+
+    /// Starts it and waits for its first line, `ready KEY=VALUE ..`.
+    #[track_caller]
+    pub(crate) fn start(command: Command) -> Daemon {
+        let said = format!("{command:?}");
+        let mut daemon = Daemon::launch(command);
+        let mut out = BufReader::new(daemon.child.stdout.take().expect("piped"));
+        out.read_line(&mut daemon.ready).expect("readable");
+        daemon.ready.truncate(daemon.ready.trim_end().len());
         // What else it prints is read and dropped, so that it never blocks on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        let daemon = Daemon { child, ready: ready.trim_end().to_owned(), stderr };
         if !daemon.ready.starts_with("ready ") {
             let stderr = until("the end of a daemon that did not become ready", || {
                 Some(daemon.stderr()).filter(|log| !log.is_empty())
             });
-            panic!("{command:?} said {:?} and {stderr}", daemon.ready);
+            panic!("{said} said {:?} and {stderr}", daemon.ready);
         }
         daemon
     }

@@ -14,7 +14,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::disk::{RealDisk, Unsynced};
+use super::disk::RealDisk;
+use super::reading::Unsynced;
 use super::tree::{convert, dead, failed, times};
 use crate::disk::{DiskError, Stat};
 use crate::path::RelPath;

@@ -8,7 +8,8 @@ use rustix::fs::{Mode, fchmod, fsync};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::database::{self, Cuts, Opened, Source};
-use super::disk::{RealDisk, Unsynced};
+use super::disk::RealDisk;
+use super::reading::Unsynced;
 use super::state::stage_name;
 use super::tree::{create, dead, failed};
 use crate::disk::{DiskError, FileKind, Reading, Stat};

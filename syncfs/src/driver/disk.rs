@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{
     AtFlags, Dir, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, renameat, renameat_with, syncfs, unlinkat,
@@ -18,7 +19,7 @@ use super::database::{self, Cuts, Databases};
 use super::deltas::Deltas;
 use super::history::{Kept, now_ns};
 use super::keep::{COPY, LINK};
-use super::reading::as_seen;
+use super::reading::{Unsynced, as_seen};
 use super::stage::{OpenStage, Stages};
 use super::state::{State, random, stage_name, sweep};
 use super::tree::{Tree, convert, dead, failed, stat_in};
@@ -58,6 +59,7 @@ pub(super) struct RealDisk {
     pub(super) min_free: MinFree,
     /// Contents whose sync failed in an earlier life.
     pub(super) suspects: BTreeSet<RelPath>,
+    pub(super) files_read: Arc<AtomicU64>,
     /// `None` if nothing is kept.
     pub(super) history: Option<Kept>,
     pub(super) watch: Watch,
@@ -65,14 +67,6 @@ pub(super) struct RealDisk {
     pub(super) noticed: Changes,
     /// Notifications were lost since the whole folder was last listed.
     pub(super) lost: bool,
-}
-
-/// A content that was published from here and may not be on the platter yet.
-#[derive(Debug)]
-pub(super) enum Unsynced {
-    Plain,
-    /// Its main file, and its log.
-    Database(Arc<File>, Option<File>),
 }
 
 impl RealDisk {
@@ -103,6 +97,7 @@ impl RealDisk {
             read: BTreeMap::new(),
             min_free,
             suspects: aftermath.suspects.clone(),
+            files_read: Arc::default(),
             history: None,
             watch: Watch::new(),
             noticed: Changes::default(),

@@ -54,6 +54,7 @@ fn begin_with(
     let (state, index, _) = State::open(config, distrust)?;
     let mut disk = RealDisk::new(&state, config.min_free, aftermath).map_err(StoreError::from)?;
     disk.cuts.lock = config.sqlite_lock;
+    disk.files_read = Arc::clone(&config.files_read);
     if config.history != History::Off {
         disk.history = Some(Kept::open(config, &state.dir).map_err(StoreError::from)?);
     }

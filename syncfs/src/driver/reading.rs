@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::buffer::spare_capacity;
@@ -9,7 +11,7 @@ use rustix::fs::{Advice, fadvise, fstat};
 use rustix::io::{Errno, pread};
 
 use super::database::{Opened, QUIET};
-use super::disk::{RealDisk, Unsynced};
+use super::disk::RealDisk;
 use super::sparse::{has_holes, next_data};
 use super::tree::{convert, failed};
 use crate::chunk::{Chunker, Cutting, SQLITE_MAGIC};
@@ -20,6 +22,14 @@ use crate::record::{Chunk, Content};
 
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
+
+/// A content that was published from here and may not be on the platter yet.
+#[derive(Debug)]
+pub(super) enum Unsynced {
+    Plain,
+    /// Its main file, and its log.
+    Database(Arc<File>, Option<File>),
+}
 
 /// Cuts and hashes a file that is probably much like the version before; also gives its first bytes. Holes are not read.
 pub(super) fn hash(file: &File, before: Option<&Content>) -> Result<(Content, [u8; 16]), DiskError> {
@@ -68,6 +78,7 @@ impl RealDisk {
         stat: &Stat,
         before: Option<&Content>,
     ) -> Result<Reading, DiskError> {
+        self.files_read.fetch_add(1, Ordering::Relaxed);
         self.last = None;
         if stat.size == 0 {
             return Ok(Reading {

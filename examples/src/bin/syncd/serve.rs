@@ -29,25 +29,21 @@ pub async fn run(Options { dir, config, flags }: Options) -> Result<(), Failure>
     let settings = SyncSettings::new(dir, *flags, config.as_deref())?;
     let mut stop = StopSignal::install()?;
     let (listen, metrics, file) = (settings.listen, settings.metrics, settings.file.clone());
-    let node = Arc::new(Node::open(settings).await?);
-    let taken = format!("cannot listen on {listen}: give another --listen, or stop what uses this one");
-    let listener = TcpListener::bind(listen).await.context(taken)?;
-    let mut facts = vec![
-        ("sync", listener.local_addr().context("the listener has no address")?.to_string()),
-        ("device", node.device().to_string()),
-    ];
+    let node = Arc::new(Node::new(settings).await?);
     let mut tasks = tokio::task::JoinSet::new();
+    let mut facts = Vec::new();
+    let mut unbound = None;
+    // Before the folders are open, so that one which takes long can be asked how far it is.
     for (place, share) in node.folders().iter().enumerate() {
-        sync_control::leave_word(&share.served.config.root, file.as_deref())?;
-        let control = ControlSocket::bind(&sync_control::path(&share.served.config.root))?;
-        facts.push(("control", control.path().display().to_string()));
-        let answering = Arc::clone(&node);
-        tasks.spawn(control.serve(move |ask| sync_control::answer(Arc::clone(&answering), place, ask)));
-        let journal = Arc::clone(&node);
-        tasks.spawn(async move {
-            let share = &journal.folders()[place];
-            share.journal.follow(&share.folder).await;
-        });
+        match ControlSocket::bind(&sync_control::path(&share.served.config.root)) {
+            Ok(control) => {
+                facts.push(("control", control.path().display().to_string()));
+                let node = Arc::clone(&node);
+                tasks.spawn(control.serve(move |ask| sync_control::answer(Arc::clone(&node), place, ask)));
+            }
+            // What is wrong with the folder itself says more.
+            Err(error) => unbound = Some(error),
+        }
     }
     let _metrics = match metrics {
         None => None,
@@ -57,6 +53,23 @@ pub async fn run(Options { dir, config, flags }: Options) -> Result<(), Failure>
             Some(server)
         }
     };
+    tokio::select! {
+        opened = node.open() => opened?,
+        // As after a crash: the next start goes on from what the index has.
+        () = stop.wait() => return Ok(()),
+    }
+    if let Some(error) = unbound {
+        return Err(error.into());
+    }
+    let taken = format!("cannot listen on {listen}: give another --listen, or stop what uses this one");
+    let listener = TcpListener::bind(listen).await.context(taken)?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    for (place, share) in node.folders().iter().enumerate() {
+        sync_control::leave_word(&share.served.config.root, file.as_deref())?;
+        let node = Arc::clone(&node);
+        tasks.spawn(async move { node.follow(place).await });
+    }
+    facts.splice(..0, [("sync", address.to_string()), ("device", node.device().to_string())]);
     daemon::announce(&facts)?;
     let door = Arc::clone(&node);
     tasks.spawn(async move {
