@@ -23,7 +23,7 @@ const FILES_MAX: usize = 200_000;
 /// What this replica has of what `passed` wrote, and what is missing as far as that can be known here. To be asked once the folder
 /// is held under a later epoch, so that nothing of it comes in any more, and before anything is written here.
 pub async fn taken_over(replica: &Replica, passed: &Tenure, device: Option<DeviceId>) -> String {
-    let status = replica.folder.status();
+    let status = replica.folder.current_status().await;
     let data = replica.data.clone();
     let last = tokio::task::spawn_blocking(move || last_write(&data)).await.ok().flatten();
     let announced = status.peers.iter().find(|peer| Some(peer.device) == device).map(|peer| peer.transfer);

@@ -52,8 +52,8 @@ impl CarefulLease {
     }
 
     /// Why nobody should start from the replica here after a holder that is gone.
-    fn doubt(&self, volume: &VolumeName) -> Option<String> {
-        let status = self.node.replica(volume)?.folder.status();
+    async fn doubt(&self, volume: &VolumeName) -> Option<String> {
+        let status = self.node.replica(volume)?.folder.current_status().await;
         // Consistent as an empty volume may be, the holder had it to write to it, and what it began with may not have got here.
         if status.files == 0 {
             return Some("nothing of it has come here".to_owned());
@@ -92,7 +92,7 @@ impl Lease for CarefulLease {
         at_least_epoch: u64,
     ) -> Result<Grant, LeaseError> {
         let forced = self.node.directory(volume).join(FORCE_FILE);
-        match self.doubt(volume) {
+        match self.doubt(volume).await {
             Some(doubt) if !forced.exists() => {
                 let reason = format!(
                     "the replica here is not known to be consistent ({doubt}). Start the node that holds the lease, or accept \

@@ -85,7 +85,7 @@ async fn a_stale_tail_is_one_branch_with_its_deletions_and_comes_back_when_the_h
     let branch = &branches[0];
     assert_eq!((branch.epoch, branch.over, branch.cause, branch.paths), (1, 2, Cause::StaleEpoch, 4));
     assert!(branch.began_ns > 1_700_000_000_000_000_000, "{}", branch.began_ns);
-    assert_eq!(a.folder.status().branches, 1);
+    assert_eq!(a.folder.current_status().await.branches, 1);
     assert_eq!(branches_of(&b).await, []);
     let name = branch.name();
     let expected = [

@@ -89,7 +89,7 @@ async fn what_a_receiver_finds_at_its_beginning_is_adopted_where_it_is_the_same(
     let receiver = replica(Direction::Receive, &ours).await;
     let inode = |name: &str| fs::metadata(receiver.dir.path().join(name)).unwrap().ino();
     let (same, deep) = (inode("same"), inode("d/deep"));
-    assert_eq!(receiver.folder.status().folder, None, "it founds no folder");
+    assert_eq!(receiver.folder.current_status().await.folder, None, "it founds no folder");
     let [out, back] = connect(&source.folder, &receiver.folder);
     source.reaches(&receiver).await;
     eventually("the rest is set aside", || aside(&receiver) == ["mine", "ours"]).await;

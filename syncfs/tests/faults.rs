@@ -93,7 +93,7 @@ async fn a_directory_that_is_away_pauses_the_folder_and_deletes_nothing() {
     // An empty directory in its place is no replica, and no deletion either.
     fs::create_dir(&root).unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert!(a.status().pause.is_some());
+    assert!(a.current_status().await.pause.is_some());
     fs::remove_dir(&root).unwrap();
 
     fs::remove_file(away.join("7")).unwrap();
@@ -279,7 +279,7 @@ async fn a_full_disk_pauses_and_goes_on_when_there_is_room() {
     let token = a.flush().await.unwrap();
     let lagging = a.wait(&token, &[b.device()], Duration::from_secs(3)).await;
     assert!(matches!(lagging, Err(WaitError::Timeout(_))), "{lagging:?}");
-    let pause = b.status().pause.expect("it says that it waits for room");
+    let pause = b.current_status().await.pause.expect("it says that it waits for room");
     assert!(pause.why.contains("room") || pause.why.contains("full"), "{pause:?}");
     assert_eq!(fs::read_to_string(small.path().join("first")).unwrap(), "fits", "old or new, never half");
 

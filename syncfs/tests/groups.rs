@@ -224,14 +224,14 @@ async fn a_replica_knows_whether_what_it_has_is_consistent() {
     let writer = open(home.path(), both()).await;
     writer.hold(1).await.unwrap();
     let replica = open(away.path(), Vec::new()).await;
-    assert_eq!(replica.status().consistency, Consistency::Incomplete);
+    assert_eq!(replica.current_status().await.consistency, Consistency::Incomplete);
     let _streams = connect(&writer, &replica);
     let reach = async |token| {
         writer.wait(&token, &[replica.device()], LONG).await.unwrap();
         replica.reached(&token, LONG).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(writer.status().consistency, replica.status().consistency);
-        replica.status().consistency
+        assert_eq!(writer.current_status().await.consistency, replica.current_status().await.consistency);
+        replica.current_status().await.consistency
     };
     assert_eq!(reach(writer.flush().await.unwrap()).await, Consistency::Known);
     std::fs::write(home.path().join("plain"), "somebody may have it open").unwrap();
@@ -253,14 +253,14 @@ async fn a_replica_knows_whether_what_it_has_is_consistent() {
     replica.wait(&token, &[third.device()], LONG).await.unwrap();
     third.reached(&token, LONG).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(third.status().consistency, loose);
+    assert_eq!(third.current_status().await.consistency, loose);
     replica.close().await;
     let replica = open(away.path(), Vec::new()).await;
-    assert_eq!(replica.status().consistency, loose);
+    assert_eq!(replica.current_status().await.consistency, loose);
     replica.hold(2).await.unwrap();
-    assert_eq!(replica.status().consistency, loose, "whoever takes it over has what there is");
+    assert_eq!(replica.current_status().await.consistency, loose, "whoever takes it over has what there is");
     replica.seal().await.unwrap();
-    assert_eq!(replica.status().consistency, Consistency::Known);
+    assert_eq!(replica.current_status().await.consistency, Consistency::Known);
 }
 
 fn hook(before: &str, after: &str) -> Vec<CutRule> {
@@ -299,7 +299,7 @@ async fn a_dump_is_cut_between_its_commands_and_only_there() {
     let token = writer.seal().await.unwrap();
     writer.wait(&token, &[replica.device()], LONG).await.unwrap();
     assert_eq!(std::fs::read_to_string(away.path().join("dump/state")).unwrap(), "unfinished\n");
-    assert_eq!(writer.status().consistency, Consistency::Known);
+    assert_eq!(writer.current_status().await.consistency, Consistency::Known);
 }
 
 /// A command that fails: no cut, the last one stays, and whoever asks is told why.
@@ -323,12 +323,12 @@ async fn a_hook_that_fails_leaves_the_last_cut_and_says_why() {
     assert!(home.path().join("released").exists(), "the second command is run whatever became of the first");
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(std::fs::read_to_string(away.path().join("dump/state")).unwrap(), "the first");
-    assert!(writer.status().problems.contains(&problems[0]));
+    assert!(writer.current_status().await.problems.contains(&problems[0]));
     std::fs::remove_file(home.path().join("broken")).unwrap();
     let token = writer.flush().await.unwrap();
     writer.wait(&token, &[replica.device()], LONG).await.unwrap();
     assert_eq!(std::fs::read_to_string(away.path().join("dump/state")).unwrap(), "ugly\n");
-    assert_eq!(writer.status().problems, []);
+    assert_eq!(writer.current_status().await.problems, []);
 }
 
 /// What was not taken up is a part of the next cut, or there is none.

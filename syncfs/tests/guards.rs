@@ -100,7 +100,7 @@ async fn half_of_a_folder_a_rename_and_a_folder_without_the_guard_are_believed()
     a.flush().await.unwrap();
     fs::rename(dir.path().join("d"), dir.path().join("f")).unwrap();
     a.flush().await.unwrap();
-    assert_eq!(a.status().held_deletions, 0);
+    assert_eq!(a.current_status().await.held_deletions, 0);
 
     let (dir, a) = replica(None).await;
     fill(&dir.path().join("d"), 150);

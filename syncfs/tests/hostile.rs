@@ -383,7 +383,7 @@ async fn numbers_that_an_index_cannot_hold_end_the_session_and_it_stays_readable
     }
     folder.close().await;
     let folder = Folder::open(Config::new(dir.path())).await.unwrap();
-    assert!(folder.status().problems.is_empty(), "{:?}", folder.status());
+    assert!(folder.current_status().await.problems.is_empty(), "{:?}", folder.current_status().await);
     still_works(&dir, &folder).await;
 }
 
@@ -430,7 +430,7 @@ async fn whoever_it_cannot_be_is_turned_away() {
     stream.write_all(&bytes).await.unwrap();
     let wrong = Violation::WrongDevice { expected, found: attacker() };
     assert!(matches!(session.await.unwrap(), Err(SyncError::Protocol(given)) if given == wrong));
-    assert_eq!(folder.status().epoch, 3);
+    assert_eq!(folder.current_status().await.epoch, 3);
     still_works(&dir, &folder).await;
 }
 

@@ -53,7 +53,7 @@ async fn a_rule_that_comes_later_deletes_nothing_anywhere() {
     fs::remove_dir_all(a.path("cache")).unwrap();
     a.reaches(&b).await;
     assert_eq!(b.read("cache/x").unwrap(), "one");
-    assert_eq!(a.folder.status().problems, []);
+    assert_eq!(a.folder.current_status().await.problems, []);
     // What went away while it was ignored comes back without the rule.
     let mut events = a.folder.subscribe();
     fs::remove_file(a.path(".syncignore")).unwrap();

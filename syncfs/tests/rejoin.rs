@@ -168,7 +168,7 @@ async fn a_lost_index_is_built_anew_and_nothing_is_lost_or_comes_back() {
     fs::remove_file(pair.roots[0].join(".syncfs/index.db")).unwrap();
     pair.go_apart();
     let (a, b) = pair.open().await;
-    assert!(a.status().problems.iter().any(|problem| problem.what.contains("index was lost")));
+    assert!(a.current_status().await.problems.iter().any(|problem| problem.what.contains("index was lost")));
     let sessions = connect(&a, &b);
     settle(&a, &b).await;
     pair.check_after_the_index_was_lost();
@@ -198,7 +198,7 @@ async fn a_lost_index_does_not_forget_who_holds_the_lease() {
     fs::remove_file(pair.roots[0].join(".syncfs/index.db")).unwrap();
     // Nobody is there to tell it.
     let a = Folder::open(pair.config(0)).await.unwrap();
-    assert_eq!((a.status().epoch, a.status().role), (3, Role::Follower));
+    assert_eq!((a.current_status().await.epoch, a.current_status().await.role), (3, Role::Follower));
     let taken = a.hold(3).await;
     assert!(matches!(taken, Err(FenceError::Stale { .. })), "{taken:?}");
 }
@@ -320,7 +320,14 @@ async fn where_nobody_remembers_nothing_ends_by_itself_and_a_word_is_a_first_mee
     }
     for folder in [&a, &b] {
         folder.scan().await.unwrap();
-        assert!(folder.status().problems.iter().any(|problem| problem.what.contains("rejoin-alone")));
+        assert!(
+            folder
+                .current_status()
+                .await
+                .problems
+                .iter()
+                .any(|problem| problem.what.contains("rejoin-alone"))
+        );
     }
     assert!(!a_root.join("new").exists(), "a replica that remembers could know better");
     assert!(a.rejoin_alone().await.unwrap());

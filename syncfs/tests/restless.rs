@@ -102,7 +102,7 @@ async fn the_status_says_since_when_a_database_holds_no_pause() {
     let began_ns = now_ns();
     let mut writer = Writer::start(pair.path(0, "app.db"));
     until("it is named", || !a.status().restless.is_empty()).await;
-    let first = a.status().restless;
+    let first = a.current_status().await.restless;
     assert_eq!((first.len(), &first[0].path), (1, &RelPath::new("app.db").unwrap()));
     assert!((began_ns..=now_ns()).contains(&first[0].since_ns), "{first:?}");
     assert!(first[0].why.contains("consistent only at unmount"), "{first:?}");
@@ -110,7 +110,7 @@ async fn the_status_says_since_when_a_database_holds_no_pause() {
     until("more is written", || writer.committed() > seen + 50).await;
     // A look through the whole folder does not begin the time anew.
     a.scan().await.unwrap();
-    let later = a.status().restless;
+    let later = a.current_status().await.restless;
     assert_eq!(later[0].since_ns, first[0].since_ns, "no attempt succeeded between");
     writer.stop();
     until("it is at rest", || a.status().restless.is_empty()).await;
