@@ -55,31 +55,24 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<(Server, Sock
 }
 
 fn answer(node: &Node) -> Reply {
-    let mut text = String::new();
-    let mut reports = Vec::new();
-    let _ = writeln!(text, "# TYPE syncfs_first_scan gauge\n# TYPE syncfs_files_read_total counter");
-    for (place, share) in node.folders().iter().enumerate() {
-        let (root, report) = (share.served.config.root.display().to_string(), node.status(place));
-        let (folder, first_scan) = (escape(&root), u64::from(report.first_scan.is_some()));
-        let _ = writeln!(text, "syncfs_first_scan{{folder=\"{folder}\"}} {first_scan}");
-        let _ = writeln!(text, "syncfs_files_read_total{{folder=\"{folder}\"}} {}", share.files_read());
-        if report.first_scan.is_none() {
-            reports.push((root, report));
-        }
-    }
+    let folders = node.folders().iter().enumerate().map(|(place, share)| {
+        (share.served.config.root.display().to_string(), node.status(place), share.files_read())
+    });
     let refused: Vec<_> = node.refusals().collect();
-    text += &known(&reports, &refused);
-    web::reply(StatusCode::OK, TEXT, text)
+    web::reply(StatusCode::OK, TEXT, text(&folders.collect::<Vec<_>>(), &refused))
 }
 
-/// What is known of open folders, by path, and of the refusals.
-fn known(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> String {
+/// The text of some folders, by path and with the files that were read, and of the refusals.
+fn text(folders: &[(String, SyncReport, u64)], refused: &[(&'static str, u64)]) -> String {
     let mut text = String::new();
+    let scans = folders.iter().map(|(path, report, _)| (&**path, u64::from(report.first_scan.is_some())));
+    family(&mut text, "syncfs_first_scan", "gauge", scans);
+    let read = folders.iter().map(|(path, _, read)| (&**path, *read));
+    family(&mut text, "syncfs_files_read_total", "counter", read);
+    let open = folders.iter().filter(|(_, report, _)| report.first_scan.is_none());
+    let folders: Vec<_> = open.map(|(path, report, _)| (&**path, report)).collect();
     let folder = |text: &mut String, name: &str, kind: &str, value: &dyn Fn(&SyncReport) -> u64| {
-        let _ = writeln!(text, "# TYPE {name} {kind}");
-        for (path, report) in folders {
-            let _ = writeln!(text, "{name}{{folder=\"{}\"}} {}", escape(path), value(report));
-        }
+        family(text, name, kind, folders.iter().map(|(path, report)| (*path, value(report))));
     };
     folder(&mut text, "syncfs_files", "gauge", &|report| report.files);
     folder(&mut text, "syncfs_bytes", "gauge", &|report| report.bytes);
@@ -112,7 +105,7 @@ fn known(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> S
                 kind: &str,
                 value: &dyn Fn(&sync_report::PeerReport) -> u64| {
         let _ = writeln!(text, "# TYPE {name} {kind}");
-        for (path, report) in folders {
+        for (path, report) in &folders {
             for peer in &report.peers {
                 let who = escape(peer.name.as_ref().unwrap_or(&peer.device));
                 let _ =
@@ -134,6 +127,14 @@ fn known(folders: &[(String, SyncReport)], refused: &[(&'static str, u64)]) -> S
     text
 }
 
+/// A metric of folders, by path. The text format wants all that is of one metric together.
+fn family<'a>(text: &mut String, name: &str, kind: &str, values: impl Iterator<Item = (&'a str, u64)>) {
+    let _ = writeln!(text, "# TYPE {name} {kind}");
+    for (path, value) in values {
+        let _ = writeln!(text, "{name}{{folder=\"{}\"}} {value}", escape(path));
+    }
+}
+
 /// A label's value, as the text format wants it.
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
@@ -142,6 +143,20 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_is_of_one_metric_stands_together() {
+        let folders = ["/a", "/b"].map(|path| (path.to_owned(), SyncReport::default(), 7));
+        let text = text(&folders, &[("slow", 1)]);
+        let mut metric = "";
+        for line in text.lines() {
+            match line.strip_prefix("# TYPE ") {
+                Some(rest) => metric = rest.split(' ').next().unwrap(),
+                None => assert_eq!(line.split('{').next(), Some(metric), "{text}"),
+            }
+        }
+        assert!(text.contains("syncfs_files_read_total{folder=\"/b\"} 7\n"), "{text}");
+    }
 
     #[test]
     fn a_path_cannot_break_out_of_its_label() {
