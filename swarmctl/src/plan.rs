@@ -439,6 +439,15 @@ impl Step {
         }
     }
 
+    /// Whether it takes something away, which nothing undoes: what a secret held, nobody tells.
+    #[must_use]
+    pub fn is_removal(&self) -> bool {
+        matches!(
+            self,
+            Self::RemoveService(_) | Self::RemoveNetwork(_) | Self::RemoveSecret(_) | Self::RemoveConfig(_)
+        )
+    }
+
     /// Whether it is about a service.
     #[must_use]
     pub fn is_of_service(&self) -> bool {

@@ -13,8 +13,8 @@
 //!
 //! At most one [`Output::Apply`] or [`Output::Look`] is outstanding, and each has to be answered exactly once. Steps are done in
 //! the plan's order, those that do not depend on each other at once; a service begins once those that it comes after are there, and
-//! nothing is removed before everything else is there. What an answer leaves open is looked up before anything else is done. In the end either everything is as planned, or
-//! what was changed is as before, or what is neither is named.
+//! nothing is removed before everything else is there. What an answer leaves open is looked up before anything else is done. In the
+//! end either everything is as planned, or what was changed is as before, or what is neither is named.
 
 mod options;
 mod order;
@@ -33,7 +33,7 @@ pub use options::RolloutOptions;
 pub use reason::{Trouble, TroubleKind, trouble};
 pub use report::{Failure, Left, Progress, RolloutError};
 pub use standing::{Seen, SeenTask, Standing, UpdateState, standing};
-use undo::{Found, found, is_removal, reverse, title};
+use undo::{Found, found, reverse, title};
 
 /// Of the time that a rollout waits, looking takes no more than one part in so many, unless the pause gets longer than this.
 const BUSY_SHARE: u32 = 10;
@@ -281,7 +281,7 @@ impl Rollout {
         part.why = Some(why.clone());
         part.stage = Stage::Left;
         // When only removals are left, the services are as they should be, and are left alone.
-        if self.failure.is_none() && !is_removal(&part.step) {
+        if self.failure.is_none() && !part.step.is_removal() {
             let step = title(&part.step);
             self.turn_back(now, Failure::Refused { step, why });
         }
@@ -435,7 +435,7 @@ impl Rollout {
         let is_done = |part: &Part| matches!(part.stage, Stage::Done | Stage::Left);
         let is_late = now >= self.until;
         // Once everything is there, what is left to be removed is no reason to go back.
-        let is_tidying = !is_back && self.parts.iter().all(|part| is_done(part) || is_removal(&part.step));
+        let is_tidying = !is_back && self.parts.iter().all(|part| is_done(part) || part.step.is_removal());
         let is_stopped = if is_back { self.cancelled > 1 } else { self.cancelled > 0 };
         if self.parts.iter().all(is_done) || ((is_back || is_tidying) && (is_late || is_stopped)) {
             self.finish();

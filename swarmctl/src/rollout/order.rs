@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::undo::is_removal;
 use super::{Part, Rollout, Stage};
 use crate::plan::Step;
 
@@ -26,8 +25,8 @@ impl Rollout {
                     !before.any(|part| !part.step.is_of_service() || comes_after(part))
                 }
                 // What services use is removed after them.
-                step if is_removal(step) => before.all(|part| {
-                    is_removal(&part.step) && (step.is_of_service() || !part.step.is_of_service())
+                step if step.is_removal() => before.all(|part| {
+                    part.step.is_removal() && (step.is_of_service() || !part.step.is_of_service())
                 }),
                 _ => true,
             }

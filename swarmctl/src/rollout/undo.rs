@@ -30,10 +30,6 @@ pub(super) fn reverse(step: &Step) -> Option<Step> {
     })
 }
 
-pub(super) fn is_removal(step: &Step) -> bool {
-    reverse(step).is_none()
-}
-
 /// Whether a step was done.
 pub(super) fn found(step: &Step, present: &Present) -> Found {
     let made = |is_there: bool| if is_there { Found::After } else { Found::Before };

@@ -90,13 +90,9 @@ impl Swarm {
     }
 
     async fn try_step(&self, step: &Step) -> Result<(), ApplyError> {
-        let is_removal = matches!(
-            step,
-            Step::RemoveService(_) | Step::RemoveNetwork(_) | Step::RemoveSecret(_) | Step::RemoveConfig(_)
-        );
         match in_time(self.apply(step)).await.map_err(ApplyError::Unsure)? {
             Ok(()) => Ok(()),
-            Err(SwarmError::NotFound { .. }) if is_removal => Ok(()),
+            Err(SwarmError::NotFound { .. }) if step.is_removal() => Ok(()),
             Err(error @ SwarmError::InUse { .. }) => Err(ApplyError::Busy(error.to_string())),
             Err(
                 error @ (SwarmError::Unreachable { .. }
