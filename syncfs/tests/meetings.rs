@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use syncfs::chunk::content_of;
 use syncfs::cutting::Mark;
 use syncfs::device::{DeviceId, FolderId, IndexId};
-use syncfs::disk::{FileKind, MemoryDisk};
+use syncfs::disk::{Change, FileKind, MemoryDisk};
 use syncfs::engine::{EVENTS_MAX, Engine, Input, PENDING_MAX, SessionId};
 use syncfs::fence::Tenure;
 use syncfs::index::{Index, MemoryIndex, Meta};
@@ -273,35 +273,33 @@ impl Said {
         }
         to.engine.settle().unwrap();
     }
+
+    /// New files after this sequence, none of which comes. Returns the last sequence.
+    fn offer_batch(&self, to: &mut Replica, after: u64) -> u64 {
+        let record = |sequence: u64| {
+            let chunk = Chunk { hash: ContentHash::of(&sequence.to_le_bytes()), length: 8 };
+            let (attributes, content) = (Attributes::of_mode(0o644), Content::new(vec![chunk]));
+            let kind = Kind::File { attributes, mtime_ns: 1, content, link: None };
+            let version = [(self.device, sequence)].into_iter().collect();
+            let record =
+                Record { path: rel(&sequence.to_string()), kind, version, by: self.device, epoch: 0 };
+            Numbered { sequence, record }
+        };
+        let through = after + RECORDS_MAX as u64;
+        let records = (after + 1..=through).map(record).collect();
+        let (round, knowledge, mark) = (self.round, VersionVector::default(), Mark::default());
+        self.say(to, Message::Records { round, records, through, knowledge, mark, complete: false });
+        through
+    }
 }
 
 #[test]
 fn a_peer_is_asked_to_pause_while_too_much_of_what_it_told_is_under_way() {
     let mut a = Replica::new(1);
     let b = Said::hello(&mut a, 2);
-    let text = b"the only one that comes";
-    let record = |sequence: u64| {
-        let hash =
-            if sequence == 1 { ContentHash::of(text) } else { ContentHash::of(&sequence.to_le_bytes()) };
-        let content = Content::new(vec![Chunk { hash, length: text.len() as u32 }]);
-        let (attributes, path) = (Attributes::of_mode(0o644), rel(&sequence.to_string()));
-        let kind = Kind::File { attributes, mtime_ns: 1, content, link: None };
-        let record = Record {
-            path,
-            kind,
-            version: [(b.device, sequence)].into_iter().collect(),
-            by: b.device,
-            epoch: 0,
-        };
-        Numbered { sequence, record }
-    };
     let (mut taken, mut told) = (0, 0);
     while told < 2 * PENDING_MAX as u64 {
-        let through = told + RECORDS_MAX as u64;
-        let records = (told + 1..=through).map(record).collect();
-        let (round, knowledge, mark) = (b.round, VersionVector::default(), Mark::default());
-        b.say(&mut a, Message::Records { round, records, through, knowledge, mark, complete: false });
-        told = through;
+        told = b.offer_batch(&mut a, told);
         while let Some(message) = a.engine.poll(b.session).unwrap() {
             if let Message::Ack { taken: now, .. } = message {
                 taken = now;
@@ -310,6 +308,45 @@ fn a_peer_is_asked_to_pause_while_too_much_of_what_it_told_is_under_way() {
     }
     assert!((1..=PENDING_MAX as u64).contains(&taken), "room for {taken}");
     assert!(a.engine.ended(b.session).is_none(), "what was on its way before it heard so is no offence");
+}
+
+/// A replica's numbers begin anywhere: of those before its first one nothing is to come, however much of the others is under way.
+#[test]
+fn what_is_acknowledged_as_durable_is_acknowledged_as_taken() {
+    let mut a = Replica::new(1);
+    let b = Said::hello(&mut a, 2);
+    let mut told = 1000;
+    while told < 1000 + PENDING_MAX as u64 {
+        told = b.offer_batch(&mut a, told);
+    }
+    a.engine.settle().unwrap();
+    let mut acks = Vec::new();
+    while let Some(message) = a.engine.poll(b.session).unwrap() {
+        if let Message::Ack { durable, taken, .. } = message {
+            acks.push((durable, taken));
+        }
+    }
+    assert_eq!(acks, [(1000, 1000)]);
+}
+
+/// A deletion and something new in it come from different peers (databases, seed 40464).
+#[test]
+fn a_directory_stays_for_what_is_to_stand_in_it() {
+    let mut a = Replica::new(1);
+    let dir = Kind::Dir { attributes: Attributes::of_mode(0o755) };
+    assert!(a.disk.user_make(&rel("g"), FileKind::Dir, b""));
+    a.write("g/d");
+    let [b, c] = [2, 3].map(|number| Said::hello(&mut a, number));
+    c.offer(&mut a, 1, "g/d/x", dir, true);
+    a.engine.settle().unwrap();
+    assert!(!a.has("g/d/x"), "nothing can stand in a file");
+    a.disk.take_changes();
+    b.offer(&mut a, 1, "g/d", Kind::Deleted, false);
+    b.offer(&mut a, 2, "g", Kind::Deleted, true);
+    a.engine.settle().unwrap();
+    assert!(a.has("g/d/x"));
+    let went = |change: &Change| change.place.1 == b"g" && change.after.is_none();
+    assert!(!a.disk.take_changes().iter().any(went), "a directory was gone for a moment");
 }
 
 #[test]

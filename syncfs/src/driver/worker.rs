@@ -406,7 +406,12 @@ impl Worker {
         let told = |event: &Event| {
             matches!(
                 event,
-                Event::Acked { .. } | Event::Fenced { .. } | Event::Paused(_) | Event::PeerPaused { .. }
+                Event::Acked { .. }
+                    | Event::Connected(_)
+                    | Event::Disconnected(_)
+                    | Event::Fenced { .. }
+                    | Event::Paused(_)
+                    | Event::PeerPaused { .. }
             )
         };
         let told = events.iter().any(told);

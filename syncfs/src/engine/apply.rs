@@ -298,6 +298,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if !is_as_planned(expect.as_ref(), planned.as_ref()) {
             return Ok(Outcome::Again);
         }
+        // What is to stand in a directory keeps it, also where nothing does yet: it is not gone for a moment.
+        let is_dir = expect.is_some_and(|stat| stat.kind == FileKind::Dir);
+        if is_dir && !record.kind.is_live() && self.pending.has_inside(&path) {
+            return Ok(Outcome::Defer);
+        }
         let placed = match &record.kind {
             Kind::Deleted => self.take_away(&path, expect.as_ref()).map(|()| None).map_err(StoreError::from),
             Kind::Dir { attributes } => self.place_dir(&path, attributes, expect.as_ref()).map(Some),

@@ -130,9 +130,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let roomy = self.pending.weighty(id) < PENDING_MAX && self.pending.weighty_bytes(id) < PENDING_BYTES;
         let session = self.sessions.get_mut(&id)?;
         let inn = &mut session.inn;
-        if roomy {
-            inn.taken = inn.received;
-        }
+        // What is durable takes no room any more, even while what came after it takes too much.
+        inn.taken = if roomy { inn.received } else { inn.taken.max(inn.durable) };
         let ack = (inn.durable, inn.taken);
         let again = std::mem::take(&mut inn.again);
         if inn.index.is_none() || ack == inn.acked && !again {
