@@ -322,6 +322,15 @@ pub enum SwarmError {
          are lost, run `swarmctl init --force-new-cluster` on this one"
     )]
     NoLeader,
+    /// It cannot speak for the Swarm at the moment.
+    #[error(
+        "this manager does not reach the Swarm's leader, or takes its role up or gives it up just now: {message}. Try again, \
+         or ask another manager"
+    )]
+    Unavailable {
+        /// The engine's own words.
+        message: String,
+    },
     /// It is part of one already.
     #[error("this engine is part of a Swarm already: `swarmctl leave` takes it out of that one first")]
     Active,

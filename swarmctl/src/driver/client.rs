@@ -196,7 +196,7 @@ impl Swarm {
     /// Swarm is, so it is asked for that.
     async fn explain(&self, error: HttpError) -> SwarmError {
         let error = refusal(error);
-        if let SwarmError::Engine { status: 406 | 503, .. } = error
+        if let SwarmError::Engine { status: 406 | 503, .. } | SwarmError::Unavailable { .. } = error
             && let Ok(info) = self.info().await
         {
             match info.swarm {
@@ -256,9 +256,7 @@ fn refusal(error: HttpError) -> SwarmError {
         {
             SwarmError::TokenRefused
         }
-        _ if says("Timeout was reached before node joined") || says("code = Unavailable") => {
-            SwarmError::NoManager { message }
-        }
+        _ if says("code = Unavailable") => SwarmError::Unavailable { message },
         _ if says("last manager")
             || says("loss of its quorum")
             || says("lose quorum")
@@ -282,8 +280,9 @@ mod tests {
         let lost = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few \
                     managers are online.";
         assert!(matches!(meant(500, lost), SwarmError::NoLeader));
-        let slow = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background.";
-        assert!(matches!(meant(503, slow), SwarmError::NoManager { .. }));
+        let between = "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing dial \
+                       unix /run/docker/swarm/control.sock: connect: no such file or directory\"";
+        assert!(matches!(meant(503, between), SwarmError::Unavailable { .. }));
         assert!(matches!(
             meant(500, "remote CA does not match fingerprint. Expected: 1"),
             SwarmError::TokenRefused

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::super::convert::{self, missing};
+use super::super::http::HttpError;
 use super::super::json::{map, nanos, part, put, text};
 use super::Swarm;
 use crate::cluster::{Availability, Node, NodeStatus, Role, Task, TaskState};
@@ -175,8 +176,14 @@ impl Swarm {
             "RemoteAddrs": managers,
             "JoinToken": token,
         });
+        let nobody = |said: &str| {
+            said.contains("Timeout was reached before node joined") || said.contains("code = Unavailable")
+        };
         match self.http.post("/swarm/join", &request).await {
             Ok(_) => Ok(()),
+            Err(HttpError::Refused { message, .. }) if nobody(&message) => {
+                Err(SwarmError::NoManager { message })
+            }
             Err(error) => Err(self.explain(error).await),
         }
     }
@@ -311,7 +318,9 @@ impl Swarm {
             Ok(it) => Ok((it["ManagerStatus"]["Reachability"] == "reachable") == (role == Role::Manager)),
             // Who is asked has given its own role up, or the managers choose a leader without it.
             Err(SwarmError::NotManager) => Ok(role == Role::Worker),
-            Err(SwarmError::NoLeader | SwarmError::Engine { .. }) => Ok(false),
+            Err(SwarmError::NoLeader | SwarmError::Unavailable { .. } | SwarmError::Engine { .. }) => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         };
         let deadline = Instant::now() + ROLE_TIMEOUT;

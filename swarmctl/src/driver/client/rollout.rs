@@ -97,6 +97,7 @@ impl Swarm {
             Err(
                 error @ (SwarmError::Unreachable { .. }
                 | SwarmError::NoLeader
+                | SwarmError::Unavailable { .. }
                 | SwarmError::Contended { .. }
                 | SwarmError::Engine { status: 500.., .. }),
             ) => Err(ApplyError::Unsure(error.to_string())),
