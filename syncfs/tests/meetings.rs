@@ -329,6 +329,28 @@ fn what_is_acknowledged_as_durable_is_acknowledged_as_taken() {
     assert_eq!(acks, [(1000, 1000)]);
 }
 
+/// 9. A counter that a peer has heard of is never given out again.
+#[test]
+fn what_a_peer_is_told_survives_a_crash() {
+    let mut a = Replica::new(1);
+    a.write("known");
+    let b = Said::hello(&mut a, 2);
+    let index = a.engine.meta().index;
+    b.say(&mut a, Message::Have { round: 1, index, since: 0, full: false });
+    assert!(a.disk.user_write(&rel("new"), b"new", false));
+    a.engine.handle(0, Input::Touched(vec![rel("new")])).unwrap();
+    let mut told = 0;
+    while let Some(message) = a.engine.poll(b.session).unwrap() {
+        let mut left = a.engine.index().clone();
+        left.crash();
+        if let Message::Records { records, .. } = message {
+            told = records.iter().map(|numbered| numbered.sequence).fold(told, u64::max);
+        }
+        assert!(told <= left.meta().unwrap().sequence, "{told} would be given out again");
+    }
+    assert_eq!(told, a.engine.meta().sequence);
+}
+
 /// A deletion and something new in it come from different peers (databases, seed 40464).
 #[test]
 fn a_directory_stays_for_what_is_to_stand_in_it() {

@@ -363,7 +363,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.lose_stale(entry)?;
             return Ok(Observed::Same);
         }
-        let kept = entry.behind.is_some() || self.comes_back(&path) || self.gave_way(&entry.record)?;
+        let kept = entry.behind.is_some() || self.gave_way(&entry.record)?;
         if entry.seen.is_none() || kept || self.must_undo(Some(&entry))? {
             let stood = entry.seen.is_some() || self.over(&(path.clone(), super::OWN)).is_some();
             if stood && !kept && !entry.record.kind.is_dir() {

@@ -33,7 +33,6 @@ use crate::device::DeviceId;
 use crate::disk::{Disk, DiskError, Keep, Stat};
 use crate::error::{StoreError, Violation};
 use crate::index::{Entry, Index};
-use crate::path::RelPath;
 use crate::reconcile::conflict_path;
 use crate::record::{Record, VersionVector, next_life};
 use crate::status::{Event, Problem};
@@ -213,10 +212,5 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.put(record, entry.seen)?;
         }
         Ok(())
-    }
-
-    /// Whether an absent entry has to come back instead of being taken as deleted.
-    pub(super) fn comes_back(&self, path: &RelPath) -> bool {
-        self.meta.rejoining && !self.is_ignored_path(path, None, None)
     }
 }

@@ -36,9 +36,9 @@ const HAPPENS: [&str; 4] =
 const SEEDS: u64 = 200;
 
 /// Seeds that once found something: a deletion before a power cut that was taken for something that gave way; a backup from before
-/// a life that was forgotten with it, which was taken for a copy; a replica that said nothing until its time had caught up, which was
-/// the simulation's doing.
-const FOUND: [u64; 3] = [11_660, 956, 32_039];
+/// a life that was forgotten with it, which was taken for a copy; a replica that said nothing until its time had caught up, a
+/// program's write that came twice, and a power cut that was undone, which were the simulation's doing.
+const FOUND: [u64; 5] = [11_660, 956, 32_039, 54_967, 67_363];
 /// As well, with databases: a merged version under another's counter; a deletion after a crash that was taken so; a directory that a
 /// user made where a stale file stood; one that went before what was to take its place had come; versions of its own that a replica
 /// forgot with a stale tail, twice; a version that nobody had any more; an edit on a follower that was taken for what nobody can undo;

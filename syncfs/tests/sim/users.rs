@@ -257,14 +257,14 @@ impl World {
         for path in backup.tree().keys() {
             slot.disk.user_remove(path);
         }
+        // What else is to happen there happens after everything has come back: after a power cut it would not be the same.
+        slot.disk.heal();
         let disk = slot.disk.clone();
         self.run(replica, |engine| engine.scan().map(drop));
+        disk.restore(&backup);
         if self.replicas[replica].engine.as_ref().is_some_and(|engine| engine.held_deletions() > 0) {
             self.count("mass deletions held back", 1);
-            disk.restore(&backup);
             self.scan(replica);
-        } else {
-            disk.restore(&backup);
         }
     }
 }

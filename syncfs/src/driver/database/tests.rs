@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -265,6 +266,37 @@ fn cuts_under_constant_writes_are_intact_prefixes_and_cost_no_busy() {
             println!("{mode}: {images} images, {last} commits");
         });
     }
+}
+
+#[test]
+fn a_transaction_is_in_a_cut_that_is_taken_meanwhile_whole_or_not_at_all() {
+    let mut bench = Bench::new();
+    let writer = open(&bench.database(), 4096, "PERSIST");
+    let fill = "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 6000)
+                INSERT INTO a(bulk) SELECT randomblob(3900) FROM t";
+    writer.execute_batch(fill).unwrap();
+    // A check that fails hangs up, and the writer ends.
+    let ((begin, begins), (end, ends)) = (channel(), channel());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for round in begins {
+                std::thread::sleep(Duration::from_millis(4 * round));
+                let sql = "UPDATE a SET bulk = CAST(?1 AS BLOB) || substr(bulk, 9) WHERE n % 50 = 0";
+                writer.execute(sql, [10_000_000 + round as i64]).unwrap();
+                end.send(()).unwrap();
+            }
+        });
+        let begin = begin;
+        let mut before = content_of(&fs::read(bench.database()).unwrap());
+        for round in 1..=20_u64 {
+            begin.send(round).unwrap();
+            let cut = bench.cut();
+            ends.recv().unwrap();
+            let after = content_of(&fs::read(bench.database()).unwrap());
+            assert!(cut == before || cut == after, "round {round}: a part of a transaction");
+            before = after;
+        }
+    });
 }
 
 /// Ends the writer also when a check fails: the scope waits for it.
