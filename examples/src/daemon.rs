@@ -14,7 +14,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How long an orderly end may take; what is not closed by then is left to the kernel.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_millis(1200);
@@ -104,22 +106,24 @@ pub struct Logging {
 impl Logging {
     fn start(&self) -> Result<(), Failure> {
         let level = match self.verbose {
-            0 => "warn",
-            1 => "info",
-            2 => "debug",
-            _ => "trace",
+            0 => LevelFilter::WARN,
+            1 => LevelFilter::INFO,
+            2 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
         };
         let filter = match std::env::var("RUST_LOG") {
-            Ok(text) if !text.is_empty() => EnvFilter::try_new(&text)
+            Ok(text) if !text.is_empty() => text
+                .parse::<Targets>()
                 .context(format!("RUST_LOG={text} is not a log filter (try RUST_LOG=info)"))?,
-            _ => EnvFilter::new(level),
+            _ => Targets::new().with_default(level),
         };
         let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour);
+        let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colour);
+        let log = tracing_subscriber::registry().with(filter);
         // An error means that a logger is already there: the first one stays.
         let _ = match self.log_format {
-            LogFormat::Text => log.try_init(),
-            LogFormat::Json => log.json().try_init(),
+            LogFormat::Text => log.with(lines).try_init(),
+            LogFormat::Json => log.with(lines.json()).try_init(),
         };
         Ok(())
     }
