@@ -109,6 +109,13 @@ fn open(path: &Path, page_bytes: u32, mode: &str) -> Connection {
     connection
 }
 
+/// So many rows, of so many random bytes each.
+fn fill(connection: &Connection, rows: i64, bytes: i64) {
+    let sql = "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < ?1)
+               INSERT INTO a(bulk) SELECT randomblob(?2) FROM t";
+    connection.execute(sql, [rows, bytes]).unwrap();
+}
+
 fn step(connection: &Connection, n: u64) {
     let sql = match n % 11 {
         0..=5 => "INSERT INTO a(bulk) VALUES (randomblob(?1 * 97 % 5000))",
@@ -185,9 +192,7 @@ fn a_database_whose_application_died_is_cut_as_sqlite_would_recover_it() {
 fn a_cut_in_wal_mode_reads_only_what_is_new_and_knows_what_changed() {
     let mut bench = Bench::new();
     let connection = open(&bench.database(), 4096, "WAL");
-    let bulk = "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 4000)
-                INSERT INTO a(bulk) SELECT randomblob(3000) FROM t";
-    connection.execute_batch(bulk).unwrap();
+    fill(&connection, 4000, 3000);
     let mut before = bench.cut();
     let mut rounds = 0;
     // Through several generations of the log.
@@ -272,9 +277,7 @@ fn cuts_under_constant_writes_are_intact_prefixes_and_cost_no_busy() {
 fn a_transaction_is_in_a_cut_that_is_taken_meanwhile_whole_or_not_at_all() {
     let mut bench = Bench::new();
     let writer = open(&bench.database(), 4096, "PERSIST");
-    let fill = "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 6000)
-                INSERT INTO a(bulk) SELECT randomblob(3900) FROM t";
-    writer.execute_batch(fill).unwrap();
+    fill(&writer, 6000, 3900);
     // A check that fails hangs up, and the writer ends.
     let ((begin, begins), (end, ends)) = (channel(), channel());
     std::thread::scope(|scope| {
@@ -371,9 +374,7 @@ fn a_database_without_a_pause_is_cut_under_a_brief_lock_if_that_is_allowed() {
         let mut bench = Bench::new();
         bench.cuts.lock = lock;
         let writer = open(&bench.database(), 4096, mode);
-        let fill = "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 2000)
-                    INSERT INTO a(bulk) SELECT randomblob(3900) FROM t";
-        writer.execute_batch(fill).unwrap();
+        fill(&writer, 2000, 3900);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| {
