@@ -192,10 +192,13 @@ impl Swarm {
         }
     }
 
-    /// What an error about the Swarm means. An engine refuses in the same way whatever its place in the
-    /// Swarm is, so it is asked for that.
+    /// What an error about the Swarm means.
     async fn explain(&self, error: HttpError) -> SwarmError {
-        let error = refusal(error);
+        self.in_its_place(refusal(error)).await
+    }
+
+    /// An engine refuses in the same way whatever its place in the Swarm is, so it is asked for that.
+    async fn in_its_place(&self, error: SwarmError) -> SwarmError {
         if let SwarmError::Engine { status: 406 | 503, .. } | SwarmError::Unavailable { .. } = error
             && let Ok(info) = self.info().await
         {
@@ -256,6 +259,7 @@ fn refusal(error: HttpError) -> SwarmError {
         {
             SwarmError::TokenRefused
         }
+        _ if says("Timeout was reached before node joined") => SwarmError::NoManager { message },
         _ if says("code = Unavailable") => SwarmError::Unavailable { message },
         _ if says("last manager")
             || says("loss of its quorum")
@@ -280,6 +284,8 @@ mod tests {
         let lost = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few \
                     managers are online.";
         assert!(matches!(meant(500, lost), SwarmError::NoLeader));
+        let slow = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background.";
+        assert!(matches!(meant(503, slow), SwarmError::NoManager { .. }));
         let between = "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing dial \
                        unix /run/docker/swarm/control.sock: connect: no such file or directory\"";
         assert!(matches!(meant(503, between), SwarmError::Unavailable { .. }));

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::super::convert::{self, missing};
-use super::super::http::HttpError;
 use super::super::json::{map, nanos, part, put, text};
-use super::Swarm;
+use super::{Swarm, refusal};
 use crate::cluster::{Availability, Node, NodeStatus, Role, Task, TaskState};
 use crate::error::{Kind, SwarmError};
 use crate::selector::NodeSelector;
@@ -176,15 +175,11 @@ impl Swarm {
             "RemoteAddrs": managers,
             "JoinToken": token,
         });
-        let nobody = |said: &str| {
-            said.contains("Timeout was reached before node joined") || said.contains("code = Unavailable")
-        };
-        match self.http.post("/swarm/join", &request).await {
+        match self.http.post("/swarm/join", &request).await.map_err(refusal) {
             Ok(_) => Ok(()),
-            Err(HttpError::Refused { message, .. }) if nobody(&message) => {
-                Err(SwarmError::NoManager { message })
-            }
-            Err(error) => Err(self.explain(error).await),
+            // It is in no Swarm yet: those that it asked do not answer.
+            Err(SwarmError::Unavailable { message }) => Err(SwarmError::NoManager { message }),
+            Err(error) => Err(self.in_its_place(error).await),
         }
     }
 
