@@ -39,13 +39,17 @@ pub enum Decision {
     },
 }
 
-/// Decides between our version of a path, if any, and a peer's.
+/// Decides between our version of a path, if any, and a peer's; both belong to the folder ([`Fences::admit`](crate::fence::Fences::admit)).
 #[must_use]
 pub fn reconcile(ours: Option<&Record>, theirs: &Record) -> Decision {
     let Some(ours) = ours else { return Decision::Take };
     match ours.version.compare(&theirs.version) {
         Causality::Equal | Causality::Newer => Decision::Keep,
         Causality::Older => Decision::Take,
+        // The later lease began with the other version, whatever else that has seen: a write that its holder never knew, and that
+        // said the same.
+        Causality::Concurrent if ours.epoch < theirs.epoch => Decision::Take,
+        Causality::Concurrent if ours.epoch > theirs.epoch => Decision::Keep,
         Causality::Concurrent => {
             let version = ours.version.merged(&theirs.version);
             let theirs_wins = theirs.rank(ours).is_gt();
@@ -192,6 +196,15 @@ mod tests {
             };
             assert_eq!(theirs_wins, wins);
         }
+    }
+
+    #[test]
+    fn the_later_lease_builds_on_the_other_version_whatever_that_has_seen() {
+        let mut before = file(1, 1, 5, "a");
+        before.version.raise(device(3), 7);
+        let under_lease = Record { epoch: 4, ..file(2, 1, 1, "b") };
+        assert_eq!(reconcile(Some(&before), &under_lease), Decision::Take);
+        assert_eq!(reconcile(Some(&under_lease), &before), Decision::Keep);
     }
 
     #[test]

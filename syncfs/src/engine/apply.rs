@@ -335,7 +335,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             {
                 self.took(record, None)
             }
-            Err(StoreError::Disk(DiskError::NotEmpty)) if self.receives_only() => self.empty_out(&path),
+            Err(StoreError::Disk(DiskError::NotEmpty)) if self.is_undoing() => self.empty_out(&path),
             Err(StoreError::Disk(DiskError::NotEmpty)) => self.reassert(entry, record),
             Err(StoreError::Disk(DiskError::NoParent)) if !last => Ok(Outcome::Defer),
             Err(StoreError::Disk(DiskError::NoParent)) => {
@@ -415,18 +415,17 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
-    /// What a receiver's directory holds that nobody else has is set aside, so that the directory can go.
+    /// What a directory holds here that nobody else has is set aside, so that the directory can go; a stale tail in it was.
     fn empty_out(&mut self, path: &RelPath) -> Result<Outcome, StoreError> {
         self.empty(path)?;
-        let emptied = match self.stat(path)? {
-            Some(stat) if stat.kind == FileKind::Dir => self.disk.remove(path, &stat),
-            _ => Ok(()),
-        };
-        match emptied {
-            Ok(()) => Ok(Outcome::Again),
-            Err(error) if error.is_final() => Err(error.into()),
-            Err(_) => Ok(Outcome::Stuck("something in the directory cannot be set aside".to_owned())),
+        for entry in self.index.below(path)?.into_iter().rev().filter(|entry| entry.stale) {
+            self.drop_stale_entry(&entry)?;
         }
+        let left = self.disk.list(Some(path))?;
+        if left.entries.is_empty() && left.problems.is_empty() {
+            return Ok(Outcome::Again);
+        }
+        Ok(Outcome::Stuck("something in the directory cannot be set aside".to_owned()))
     }
 
     /// A directory stays because it holds what the peer's version did not know of.
@@ -441,14 +440,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
             Some(Kind::Dir { attributes }) => attributes.clone(),
             _ => Attributes { owner: Some(stat.owner), ..Attributes::of_mode(stat.mode) },
         };
+        if theirs.kind.is_live() {
+            let copy = conflict_path(&theirs);
+            if !self.place_copy(&path, &copy, true)? {
+                return Ok(Outcome::Again);
+            }
+            self.record_copy(copy, theirs.clone())?;
+        }
         let kind = Kind::Dir { attributes };
         let record = self.own_version(Some(both.as_ref().unwrap_or(&theirs)), &path, kind);
         self.put(record, Some(stat))?;
-        if theirs.kind.is_live() {
-            let copy = conflict_path(&theirs);
-            self.disk.publish(&path, &copy, None)?;
-            self.record_copy(copy, theirs)?;
-        }
         Ok(Outcome::Done)
     }
 }

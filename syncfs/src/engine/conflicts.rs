@@ -42,17 +42,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
             return Ok(Outcome::Stuck("waits for the version that a peer's is to be kept beside".to_owned()));
         }
         let loser = if theirs_wins { ours.record.clone() } else { theirs.clone() };
-        if let Some(copy) = &copy {
-            if self.observe_now(copy)? == Observed::Unclear {
-                return Ok(Outcome::Again);
-            }
-            let taken = self.index.entry(copy)?.is_some_and(|entry| entry.record.kind.is_live());
-            if !taken && theirs_wins {
-                self.disk.keep(&path, &Keep::Beside(copy.clone()))?;
-            } else if !taken {
-                self.make_parents(copy)?;
-                self.disk.publish(&path, copy, None)?;
-            }
+        if let Some(copy) = &copy
+            && !self.place_copy(&path, copy, !theirs_wins)?
+        {
+            return Ok(Outcome::Again);
         }
         let seen = match ours.seen {
             Some(stood) => self.still_stands(&path, &stood)?,
@@ -72,6 +65,27 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let resolved = self.own_version(Some(&seen_both), &path, ours.record.kind);
         self.put(resolved, seen)?;
         Ok(Outcome::Done)
+    }
+
+    /// A loser comes to stand at `copy`, unless it does already: what is staged for the path, or what stands there. Returns whether it
+    /// is clear what stands at `copy`.
+    pub(super) fn place_copy(
+        &mut self,
+        path: &RelPath,
+        copy: &RelPath,
+        staged: bool,
+    ) -> Result<bool, StoreError> {
+        if self.observe_now(copy)? == Observed::Unclear {
+            return Ok(false);
+        }
+        let taken = self.index.entry(copy)?.is_some_and(|entry| entry.record.kind.is_live());
+        if !taken && staged {
+            self.make_parents(copy)?;
+            self.disk.publish(path, copy, None)?;
+        } else if !taken {
+            self.disk.keep(path, &Keep::Beside(copy.clone()))?;
+        }
+        Ok(true)
     }
 
     /// The copy of a loser becomes a version. It comes before the resolution in this replica's

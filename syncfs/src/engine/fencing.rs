@@ -277,45 +277,45 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// A peer that is itself current has told everything since this life of the index began: what still stands in a stale
     /// version has no other.
     pub(super) fn drop_stale(&mut self, peer: DeviceId) -> Result<(), StoreError> {
-        let cause = if self.meta.rejoining { Cause::Rejoined } else { Cause::FollowerEdit };
         self.rejoined(peer)?;
         if self.stale == 0 {
             return Ok(());
         }
         for entry in self.stale_entries()?.into_iter().rev() {
-            let path = &entry.record.path;
-            let stands = match self.stat(path)? {
-                Some(stat)
-                    if entry.seen.is_some()
-                        && (self.receives_only() || entry.record.version.is_empty())
-                        && !self.is_ignored(&entry.record, None)
-                        && stat.kind != crate::disk::FileKind::Dir =>
-                {
-                    let kept = Kept::of(&entry.record);
-                    self.set_aside(cause, self.meta.fences.epoch(), kept, &stat)?
-                }
-                stands => stands,
-            };
-            let removed = match (stands, entry.seen) {
-                // What stands where nothing of it did is looked at by itself.
-                (_, None) => Ok(()),
-                _ if self.is_ignored(&entry.record, None) => Ok(()),
-                (Some(stat), _) if stat.kind == crate::disk::FileKind::Dir => self.disk.remove(path, &stat),
-                // Another name of the inode may have come or gone since: that is no change of what was set aside.
-                (Some(stat), Some(seen)) if stat.identity() == seen.identity() => {
-                    self.disk.remove(path, &stat)
-                }
-                (Some(_), Some(seen)) => self.disk.remove(path, &seen),
-                _ => Ok(()),
-            };
-            match removed {
-                Ok(()) => {
-                    self.forget(path)?;
-                }
-                Err(error) => drop(self.unclear(&entry.record.path, error)?),
-            }
+            self.drop_stale_entry(&entry)?;
         }
         Ok(())
+    }
+
+    /// The same for one that has no other version, or whose directory has to go.
+    pub(super) fn drop_stale_entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let path = &entry.record.path;
+        let stands = match self.stat(path)? {
+            Some(stat)
+                if entry.seen.is_some()
+                    && (self.receives_only() || entry.record.version.is_empty())
+                    && !self.is_ignored(&entry.record, None)
+                    && stat.kind != crate::disk::FileKind::Dir =>
+            {
+                let cause = if self.meta.rejoining { Cause::Rejoined } else { Cause::FollowerEdit };
+                self.set_aside(cause, self.meta.fences.epoch(), Kept::of(&entry.record), &stat)?
+            }
+            stands => stands,
+        };
+        let removed = match (stands, entry.seen) {
+            // What stands where nothing of it did is looked at by itself.
+            (_, None) => Ok(()),
+            _ if self.is_ignored(&entry.record, None) => Ok(()),
+            (Some(stat), _) if stat.kind == crate::disk::FileKind::Dir => self.disk.remove(path, &stat),
+            // Another name of the inode may have come or gone since: that is no change of what was set aside.
+            (Some(stat), Some(seen)) if stat.identity() == seen.identity() => self.disk.remove(path, &stat),
+            (Some(_), Some(seen)) => self.disk.remove(path, &seen),
+            _ => Ok(()),
+        };
+        match removed {
+            Ok(()) => self.forget(path),
+            Err(error) => self.unclear(path, error).map(drop),
+        }
     }
 
     pub(super) fn stale_entries(&self) -> Result<Vec<Entry>, IndexError> {

@@ -74,13 +74,13 @@ impl Index for SimIndex {
         let path = &entry.record.path;
         let entry_before = self.memory.entry(path)?.map(|before| before.record);
         let before = entry_before.as_ref().map(|before| before.kind.is_live());
+        let mut merged = false;
         if before != Some(true) {
             self.came.borrow_mut().insert(path.clone());
         } else if let Some(before) = entry_before {
             // It stands against a write, or a deletion, that had not seen it.
-            let others = entry.record.version.iter().filter(|(device, _)| **device != entry.record.by);
-            let merged =
-                others.into_iter().any(|(device, counter)| before.version.counter(device) < *counter);
+            let mut others = entry.record.version.iter().filter(|(device, _)| **device != entry.record.by);
+            merged = others.any(|(device, counter)| before.version.counter(device) < *counter);
             if merged && name_of(&before.kind) == name_of(&entry.record.kind) {
                 self.met.borrow_mut().insert(path.clone());
             }
@@ -88,7 +88,8 @@ impl Index for SimIndex {
         let was_live = before != Some(false);
         let deleted = was_live || self.uncommitted.get(path).is_some_and(|(_, deletes)| *deletes);
         let own = entry.record.by == self.memory.meta()?.device && entry.record.counter() == entry.sequence;
-        let deletes = own && deleted && !entry.record.kind.is_live();
+        // A version that nobody has any more gives way to the deletion that it met, which is a user's.
+        let deletes = own && deleted && !merged && !entry.record.kind.is_live();
         self.uncommitted.insert(path.clone(), (entry.clone(), deletes));
         self.memory.put(entry)
     }

@@ -215,6 +215,84 @@ fn an_edit_of_what_was_set_aside_does_not_go_with_it() {
     assert!(edited > 3, "it was edited {edited} times");
 }
 
+/// A directory stays for what is new in it, and the file that was to take its place is kept beside it, wherever that fails for the first
+/// time (databases, seed 71575).
+#[test]
+fn what_a_directory_keeps_out_is_kept_beside_it() {
+    for step in 1..30 {
+        let climate = Climate { replicas: 2, faults: false, leases: false, moves: false, databases: false };
+        let mut world = World::of(Rng::new(0), climate);
+        let disks = [0, 1].map(|replica: usize| world.replicas[replica].disk.clone());
+        assert!(disks[0].user_make(&path("d"), FileKind::Dir, b""));
+        world.calm();
+        disconnect(&mut world);
+        let texts = [0, 1].map(|replica| world.ledger.fresh(replica, false));
+        write_at(&mut world, 0, "d/new", &texts[0]);
+        assert!(disks[1].user_remove(&path("d")));
+        write_at(&mut world, 1, "d", &texts[1]);
+        (0..2).for_each(|replica| world.scan(replica));
+        world.open(0, 1);
+        disks[0].fail(step, Fault::Io);
+        for _ in 0..60 {
+            world.move_message();
+            world.drive(0);
+        }
+        world.calm();
+        invariants::at_rest(&mut world);
+        for disk in &disks {
+            let found: Vec<_> = tree(disk).texts.into_values().collect();
+            assert!(texts.iter().all(|text| found.contains(text)), "step {step}: {:?}", tree(disk).paths);
+        }
+    }
+}
+
+/// A stale tail in a directory does not keep it against what the holder put in its place, or deleted; nor does what a receiver found
+/// there at its beginning (databases, seed 71575).
+#[test]
+fn a_directory_goes_with_the_stale_tail_in_it() {
+    for (is_deletion, receives) in [(false, false), (true, false), (false, true), (true, true)] {
+        let climate = Climate { replicas: 2, faults: false, leases: true, moves: false, databases: false };
+        let mut world = if receives { World::of(Rng::new(0), climate) } else { leased(2) };
+        let make_dir = |world: &mut World, replica: usize| {
+            assert!(world.replicas[replica].disk.user_make(&path("d"), FileKind::Dir, b""));
+            world.scan(replica);
+        };
+        if receives {
+            world.replicas[0].engine.as_mut().unwrap().direct(Direction::Receive);
+            make_dir(&mut world, 0);
+        } else if is_deletion {
+            make_dir(&mut world, 0);
+            world.calm();
+            disconnect(&mut world);
+        } else {
+            make_dir(&mut world, 0);
+        }
+        let tail = world.ledger.fresh(0, false);
+        write_at(&mut world, 0, "d/tail", &tail);
+        world.scan(0);
+        if !receives {
+            world.take_lease(1);
+            assert_eq!(world.epoch, 2, "the second one holds");
+        }
+        let disk = world.replicas[1].disk.clone();
+        let before = tree(&disk);
+        disk.user_remove(&path("d"));
+        world.note_act(1, &before);
+        let text = world.ledger.fresh(1, false);
+        if !is_deletion {
+            write_at(&mut world, 1, "d", &text);
+        }
+        world.scan(1);
+        world.calm();
+        invariants::at_rest(&mut world);
+        for replica in &world.replicas {
+            let stands = replica.disk.node(&path("d")).map(|node| node.data);
+            assert_eq!(stands, (!is_deletion).then(|| text.clone()));
+        }
+        assert!(kept(&world.replicas[0].disk).contains(&tail), "the tail is set aside");
+    }
+}
+
 /// What the holder built on, a follower can have again, also where it has forgotten that peers have it: its edit is undone (databases,
 /// seed 9283).
 #[test]

@@ -359,7 +359,13 @@ impl World {
         let slot = &mut self.replicas[replica];
         let index = slot.index.as_ref().expect("the engine ended");
         let entries = index.page(None, usize::MAX).unwrap().into_iter().map(|entry| entry.record.path);
-        let plans = index.plans().unwrap().into_iter().filter(|record| record.kind.is_live());
+        // A plan that came true earlier may be there until a look that sees everything.
+        let is_true = |record: &Record| {
+            let entry = index.entry(&record.path).unwrap();
+            entry.is_some_and(|entry| entry.record.version.covers(&record.version))
+        };
+        let plans =
+            index.plans().unwrap().into_iter().filter(|record| record.kind.is_live() && !is_true(record));
         let planned: BTreeSet<_> = plans.map(|record| record.path).collect();
         let stands = tree(&slot.disk).paths;
         let gone =
@@ -378,7 +384,8 @@ impl World {
             }
             Err(error) => {
                 // A delta log that cannot be read now may hold the only copy: it is not given up for that.
-                let is_disk = matches!(error, StoreError::Disk(DiskError::Io { .. }));
+                let is_disk =
+                    matches!(error, StoreError::Disk(DiskError::Io { .. } | DiskError::Full { .. }));
                 assert!(error.is_final() || is_disk, "it cannot start: {error}");
                 index.crash();
                 slot.index = Some(index);

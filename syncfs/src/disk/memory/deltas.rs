@@ -82,11 +82,11 @@ impl State {
             let Some(visible) = found.and_then(|ino| self.files.inode(ino).durable.as_ref()) else {
                 continue;
             };
+            // The blocks of a version come in any order, so any of them may be the one that it ends with.
+            let mut lengths = BTreeSet::from([visible.data.len()]);
             for (number, (offset, bytes)) in log.blocks[..log.durable].iter().enumerate() {
-                let end = usize::try_from(*offset).unwrap_or(0) + bytes.len();
-                for length in [visible.data.len(), end] {
-                    contents.insert(log.over(&visible.data, number + 1, length));
-                }
+                lengths.insert(usize::try_from(*offset).unwrap_or(0) + bytes.len());
+                contents.extend(lengths.iter().map(|length| log.over(&visible.data, number + 1, *length)));
             }
         }
         contents
