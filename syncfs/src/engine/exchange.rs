@@ -409,6 +409,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 session.inn.knowledge = session.inn.knowledge.merged(&theirs);
                 self.meta.cuts.mark.complete(&mark);
                 self.meta.knowledge = knowledge;
+                let current = self.meta.fences.current();
+                self.knows_own |= current.is_none_or(|fence| self.meta.knowledge.covers(&fence.base));
                 self.drop_stale(peer)?;
             }
         }

@@ -41,8 +41,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         if self.meta.fences.epoch() < epoch {
             self.restamp(epoch)?;
-            let mut base = self.meta.knowledge.clone();
-            base.raise(self.meta.device, self.meta.sequence);
+            let base = self.known_now();
+            // What it wrote and lost belongs to nothing any more.
+            self.knows_own = true;
             self.meta.fences.insert(Fence { epoch, holder: self.meta.device, base });
         }
         self.change_role(Role::Holder);
@@ -150,12 +151,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
         Ok(())
     }
 
+    /// What this replica knows everything of, to its last write.
+    fn known_now(&self) -> VersionVector {
+        let mut known = self.meta.knowledge.clone();
+        if self.knows_own {
+            known.raise(self.meta.device, self.meta.sequence);
+        }
+        known
+    }
+
     /// Versions that came in a delta that was cut off are not covered by this replica's knowledge: they are written
     /// anew under the coming epoch, so that the base says exactly what belongs to it.
     fn restamp(&mut self, epoch: u64) -> Result<(), StoreError> {
         let mut outside = Vec::new();
-        let mut known = self.meta.knowledge.clone();
-        known.raise(self.meta.device, self.meta.sequence);
+        let known = self.known_now();
         self.each_entry(|entry| {
             if !entry.record.is_known_to(&known) {
                 outside.push(entry.clone());
@@ -243,6 +252,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             entry.stale = true;
             self.put_entry(&entry)?;
         }
+        self.knows_own = false;
         self.begin_index()?;
         Ok(true)
     }

@@ -141,6 +141,9 @@ pub struct Engine<D, I> {
     moves: Vec<Made>,
     edits: edits::Edits,
     stale: u64,
+    /// It has all that it wrote itself, or knows that nobody wants it. Not after its tail was set aside: what that had replaced is to
+    /// come from a peer, and it is told of that only as long as it does not claim to know it.
+    knows_own: bool,
     retry: retrying::Retry,
     refused: u64,
     uncommitted: bool,
@@ -179,6 +182,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let plans = plans::Plans::of_the_life_before(&index)?;
         let checking = checking::Checking::new(&index)?;
         let life = rejoining::Life::after(meta.sequence);
+        let knows_own = meta.sequence == meta.base || meta.knowledge.has_seen(&meta.device, meta.sequence);
         let mut engine = Self {
             disk,
             index,
@@ -190,6 +194,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             moves: Vec::new(),
             edits: edits::Edits::default(),
             stale: 0,
+            knows_own,
             retry: retrying::Retry::default(),
             refused: 0,
             uncommitted: false,
@@ -412,8 +417,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if self.uncommitted {
             self.disk.sync_tree()?;
             self.end_plans()?;
-            let device = self.meta.device;
-            self.meta.knowledge.raise(device, self.meta.sequence);
+            if self.knows_own {
+                self.meta.knowledge.raise(self.meta.device, self.meta.sequence);
+            }
             self.index.put_meta(&self.meta)?;
             self.index.commit()?;
             self.uncommitted = false;

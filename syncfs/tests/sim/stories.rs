@@ -246,6 +246,44 @@ fn what_a_directory_keeps_out_is_kept_beside_it() {
     }
 }
 
+/// What a replica's own tail had replaced is not at a peer that lacks the latest, too. It comes from one that has it, or does not belong
+/// to what the replica holds next (databases, seed 99135).
+#[test]
+fn a_replica_does_not_claim_what_it_lost_with_its_tail() {
+    for holds in [false, true] {
+        let mut world = leased(3);
+        let first = tree(&world.replicas[0].disk).texts.remove(&path("a")).unwrap();
+        let replaced = write(&mut world, 0);
+        world.open(0, 2);
+        world.run_dry();
+        disconnect(&mut world);
+        let tail = write(&mut world, 0);
+        world.take_lease(2);
+        assert_eq!(world.epoch, 2, "the third one holds");
+        world.open(1, 2);
+        while world.replicas[1].engine().meta().fences.epoch() < 2 {
+            world.move_message();
+        }
+        disconnect(&mut world);
+        world.open(0, 1);
+        world.run_dry();
+        disconnect(&mut world);
+        let text = |world: &World, replica: usize| {
+            world.replicas[replica].disk.node(&path("a")).map(|node| node.data)
+        };
+        assert_eq!(text(&world, 0), Some(first.clone()), "the second one has nothing newer");
+        if holds {
+            world.take_lease(0);
+            assert_eq!(world.epoch, 3, "the first one holds again");
+        }
+        world.calm();
+        invariants::at_rest(&mut world);
+        let stays = if holds { &first } else { &replaced };
+        assert!((0..3).all(|replica| text(&world, replica).as_ref() == Some(stays)));
+        assert!(kept(&world.replicas[0].disk).contains(&tail), "the tail is set aside");
+    }
+}
+
 /// A stale tail in a directory does not keep it against what the holder put in its place, or deleted; nor does what a receiver found
 /// there at its beginning (databases, seed 71575).
 #[test]

@@ -178,7 +178,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             bytes += entry.record.weight_bytes();
             records.push(Numbered { sequence: entry.sequence, record: entry.record });
         }
-        let complete = exhausted && self.stale == 0 && !self.meta.rejoining;
+        let complete = exhausted && self.stale == 0 && self.knows_own && !self.meta.rejoining;
         if exhausted {
             through = self.meta.sequence;
         }
