@@ -7,12 +7,12 @@ use syncfs::chunk::content_of;
 use syncfs::cutting::Mark;
 use syncfs::device::{DeviceId, FolderId, IndexId};
 use syncfs::disk::{Change, FileKind, MemoryDisk};
-use syncfs::engine::{EVENTS_MAX, Engine, Input, PENDING_MAX, SessionId};
+use syncfs::engine::{EVENTS_MAX, Engine, Input, PENDING_MAX, SILENCE_MAX_MS, SessionId};
 use syncfs::fence::Tenure;
 use syncfs::index::{Index, MemoryIndex, Meta};
 use syncfs::record::{Attributes, Chunk, Content, Kind, Record, VersionVector, next_life};
 use syncfs::wire::{Message, Numbered, RECORDS_MAX, VERSION};
-use syncfs::{Blob, ContentHash, RelPath};
+use syncfs::{Blob, ContentHash, RelPath, Violation};
 
 type Memory = Engine<MemoryDisk, MemoryIndex>;
 
@@ -349,6 +349,24 @@ fn what_a_peer_is_told_survives_a_crash() {
         assert!(told <= left.meta().unwrap().sequence, "{told} would be given out again");
     }
     assert_eq!(told, a.engine.meta().sequence);
+}
+
+/// A session ends when its peer says nothing for long, and not because this replica did not listen.
+#[test]
+fn a_silent_peer_is_left_and_whoever_stood_still_accuses_nobody() {
+    let mut a = Replica::new(1);
+    let b = Said::hello(&mut a, 2);
+    let mut now_ms = 0;
+    let mut pass = |a: &mut Replica, ms: u64| {
+        now_ms += ms;
+        a.engine.handle(now_ms, Input::Tick).unwrap();
+        a.engine.ended(b.session).cloned()
+    };
+    assert_eq!(pass(&mut a, 10 * SILENCE_MAX_MS), None, "it stood still");
+    for _ in 1..SILENCE_MAX_MS / 5000 {
+        assert_eq!(pass(&mut a, 5000), None);
+    }
+    assert_eq!(pass(&mut a, 5000), Some(Violation::Silent(SILENCE_MAX_MS / 1000)));
 }
 
 /// A deletion and something new in it come from different peers (databases, seed 40464).

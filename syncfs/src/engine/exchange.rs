@@ -453,6 +453,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
         self.sessions.values().map(|session| session.wants.progress().1).sum()
     }
 
+    /// While this replica stood still itself (a machine that slept, a long step), it could hear nobody: that says nothing of its peers.
+    pub(super) fn pass_time(&mut self, now_ms: u64) {
+        let passed_ms = now_ms.saturating_sub(self.now_ms);
+        self.now_ms += passed_ms;
+        if passed_ms > 2 * PING_AFTER_MS {
+            self.sessions.values_mut().for_each(|session| session.last_heard_ms += passed_ms);
+        }
+    }
+
     pub(super) fn end_silent_sessions(&mut self) {
         for session in self.sessions.values_mut() {
             if self.now_ms >= session.last_heard_ms + SILENCE_MAX_MS {

@@ -229,7 +229,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// # Errors
     /// If the directory or the index fails; what a peer does wrong only ends its session (see [`Engine::ended`]).
     pub fn handle(&mut self, now_ms: u64, input: Input) -> Result<(), StoreError> {
-        self.now_ms = self.now_ms.max(now_ms);
+        self.pass_time(now_ms);
         match input {
             Input::Opened { session, expect } => {
                 assert_ne!(session, OWN, "session 0 is the engine's own");
