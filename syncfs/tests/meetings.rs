@@ -389,6 +389,23 @@ fn a_directory_stays_for_what_is_to_stand_in_it() {
     assert!(!a.disk.take_changes().iter().any(went), "a directory was gone for a moment");
 }
 
+/// A directory came with what is in it, and its own version was yet to come (databases, seed 105438). A holder waits for nobody's.
+#[test]
+fn a_holder_gives_a_directory_that_came_without_a_version_one_of_its_own() {
+    let mut a = Replica::new(1);
+    a.write("its own");
+    let b = Said::hello(&mut a, 2);
+    let dir = Kind::Dir { attributes: Attributes::of_mode(0o755) };
+    b.offer(&mut a, 1, "g/d", dir, false);
+    a.engine.settle().unwrap();
+    let known = |a: &Replica, path: &str| a.engine.index().entry(&rel(path)).unwrap().is_some();
+    assert!(a.has("g/d") && !known(&a, "g"));
+    a.engine.hold(1).unwrap();
+    let unsettled = a.engine.unsettled();
+    a.engine.handle(0, Input::Touched(unsettled)).unwrap();
+    assert!(known(&a, "g"));
+}
+
 #[test]
 fn two_versions_that_wait_for_their_directory_are_not_taken_for_each_other() {
     let mut a = Replica::new(1);

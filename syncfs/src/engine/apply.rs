@@ -56,6 +56,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
         {
             return Ok(());
         }
+        self.end_revived()
+    }
+
+    /// The same where nobody else is waited for.
+    pub(super) fn end_revived(&mut self) -> Result<(), StoreError> {
         for dir in std::mem::take(&mut self.revived).into_iter().rev() {
             if self.index.entry(&dir)?.is_some_and(|entry| entry.record.kind.is_live()) {
                 continue;

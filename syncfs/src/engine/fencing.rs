@@ -47,6 +47,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             self.meta.fences.insert(Fence { epoch, holder: self.meta.device, base });
         }
         self.change_role(Role::Holder);
+        self.end_revived()?;
         self.take_over_groups();
         self.adopt_edits(edits)?;
         self.uncommitted = true;

@@ -8,7 +8,7 @@ use syncfs::index::{Entry, Index};
 use syncfs::record::{CAPABILITY, Kind, VersionVector};
 use syncfs::{Lag, RelPath, Role};
 
-use crate::ledger::{Ledger, Text, kept, name_of, present, tree};
+use crate::ledger::{Ledger, Text, is_copy, kept, name_of, present, tree};
 use crate::world::{Replica, World};
 
 /// What was ever told of versions, by anybody.
@@ -179,7 +179,7 @@ pub(crate) fn barrier_truth(world: &World, peer: usize, texts: &BTreeSet<Text>) 
             || world
                 .replicas
                 .iter()
-                .any(|replica| is_copy(replica, text) || kept(&replica.disk).contains(text));
+                .any(|replica| has_copy(replica, text) || kept(&replica.disk).contains(text));
         let name = String::from_utf8_lossy(&text[..text.len().min(12)]);
         assert!(gone, "13: replica {peer} acknowledged {name:?} but does not have it durably");
     }
@@ -190,9 +190,8 @@ pub(crate) fn lags_are_named(lags: &[Lag]) {
     assert!(lags.iter().all(|lag| lag.behind > 0), "13: a replica lags by nothing");
 }
 
-fn is_copy(replica: &Replica, text: &Text) -> bool {
-    let copies = |path: &RelPath| path.as_bytes().windows(10).any(|part| part == b".conflict-");
-    tree(&replica.disk).texts.iter().any(|(path, kept)| kept == text && copies(path))
+fn has_copy(replica: &Replica, text: &Text) -> bool {
+    tree(&replica.disk).texts.iter().any(|(path, kept)| kept == text && is_copy(path))
 }
 
 /// Everything that must hold once all has calmed down.
@@ -285,8 +284,7 @@ fn no_resurrection(world: &World) {
     }
     let ledger = &world.ledger;
     for (path, text) in tree(&world.replicas[0].disk).texts {
-        let is_copy = path.as_bytes().windows(10).any(|part| part == b".conflict-");
-        let back = ledger.deleted.contains(&text) && !ledger.touched.contains(&text) && !is_copy;
+        let back = ledger.deleted.contains(&text) && !ledger.touched.contains(&text) && !is_copy(&path);
         assert!(!back, "3: {path} was deleted, and is back");
     }
 }

@@ -85,7 +85,8 @@ impl Ledger {
                 self.touched.insert(text.clone());
             }
             let is_moved = moved.iter().any(|(_, other)| *other == text);
-            if !is_moved && (given.is_empty() || !stand.contains(text)) {
+            // That a copy is one of what stands here tells a user nothing: here the resolution may still be to come.
+            if !is_moved && (given.is_empty() || !stand.contains(text) || is_copy(path)) {
                 self.superseded.insert(text.clone());
                 if !after.paths.contains(path) {
                     taken.deleted.insert(path.clone(), text.clone());
@@ -100,6 +101,11 @@ impl Ledger {
         taken.gone.extend(before.paths.difference(&after.paths).cloned());
         taken.deleted.retain(|path, _| !after.paths.contains(path));
     }
+}
+
+/// Whether a conflict kept it, by its name.
+pub(crate) fn is_copy(path: &RelPath) -> bool {
+    path.as_bytes().windows(10).any(|part| part == b".conflict-")
 }
 
 /// What stands in a folder.

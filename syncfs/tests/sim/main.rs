@@ -43,11 +43,13 @@ const FOUND: [u64; 5] = [11_660, 956, 32_039, 54_967, 67_363];
 /// user made where a stale file stood; one that went before what was to take its place had come; versions of its own that a replica
 /// forgot with a stale tail, twice; a version that nobody had any more; an edit on a follower that was taken for what nobody can undo;
 /// a log that could not be read when its replica began; a directory that went just before something came into it; a copy that could
-/// not be made beside a stale directory; a version that had seen more than the holder's; one that its writer had lost; and, which were the simulation's doing, a disk
-/// without room at the start, a deletion that a lost version gave way to, an old plan that had come true, the end of a delta.
-const FOUND_WITH_DATABASES: [u64; 17] = [
-    11_280, 11_380, 1826, 2101, 3377, 5803, 8796, 9283, 10_040, 40_464, 71_575, 71_533, 99_135, 70_523,
-    71_340, 71_968, 41_508,
+/// not be made beside a stale directory; a version that had seen more than the holder's; one that its writer had lost; a directory
+/// of a holder's that came without a version; and, which were the simulation's doing, a disk without room at the start, a deletion that
+/// a lost version gave way to, an old plan that had come true, the end of a delta, a copy that a user removed before what it was a copy
+/// of went.
+const FOUND_WITH_DATABASES: [u64; 19] = [
+    11_280, 11_380, 1826, 2101, 3377, 5803, 8796, 9283, 10_040, 40_464, 71_575, 71_533, 99_135, 105_438,
+    70_523, 71_340, 71_968, 41_508, 102_496,
 ];
 
 fn run(seed: u64) -> (ContentHash, World) {
