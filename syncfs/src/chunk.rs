@@ -22,9 +22,16 @@ const ZEROS_BYTES_MIN: usize = 16 << 10;
 /// The hashes of zeros, for every power of two from [`ZEROS_BYTES_MIN`] to [`CHUNK_BYTES_MAX`]: all lengths at which a long run
 /// of zeros is cut.
 static ZEROS: LazyLock<Vec<ContentHash>> = LazyLock::new(|| {
-    let zeros = vec![0; CHUNK_BYTES_MAX];
+    let (block, mut hasher, mut length) = ([0; ZEROS_BYTES_MIN], blake3::Hasher::new(), 0);
     let lengths = (ZEROS_BYTES_MIN.ilog2()..=CHUNK_BYTES_MAX.ilog2()).map(|power| 1 << power);
-    lengths.map(|length: usize| ContentHash::of(&zeros[..length])).collect()
+    let hash = |next: usize| {
+        while length < next {
+            hasher.update(&block);
+            length += block.len();
+        }
+        ContentHash::from_bytes(*hasher.finalize().as_bytes())
+    };
+    lengths.map(hash).collect()
 });
 
 /// The hash of this many zeros, for the lengths at which a long run of them is cut.
