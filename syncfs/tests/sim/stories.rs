@@ -29,6 +29,13 @@ fn disconnect(world: &mut World) {
     (0..100).for_each(|_| world.cut_a_link());
 }
 
+/// Moves messages until a replica has heard of a takeover.
+fn hear_of(world: &mut World, replica: usize, epoch: u64) {
+    while world.replicas[replica].engine().meta().fences.epoch() < epoch {
+        world.move_message();
+    }
+}
+
 /// A user of this replica writes the file.
 fn write(world: &mut World, replica: usize) -> Vec<u8> {
     let text = world.ledger.fresh(replica, false);
@@ -261,9 +268,7 @@ fn a_replica_does_not_claim_what_it_lost_with_its_tail() {
         world.take_lease(2);
         assert_eq!(world.epoch, 2, "the third one holds");
         world.open(1, 2);
-        while world.replicas[1].engine().meta().fences.epoch() < 2 {
-            world.move_message();
-        }
+        hear_of(&mut world, 1, 2);
         disconnect(&mut world);
         world.open(0, 1);
         world.run_dry();
@@ -291,19 +296,14 @@ fn a_directory_goes_with_the_stale_tail_in_it() {
     for (is_deletion, receives) in [(false, false), (true, false), (false, true), (true, true)] {
         let climate = Climate { replicas: 2, faults: false, leases: true, moves: false, databases: false };
         let mut world = if receives { World::of(Rng::new(0), climate) } else { leased(2) };
-        let make_dir = |world: &mut World, replica: usize| {
-            assert!(world.replicas[replica].disk.user_make(&path("d"), FileKind::Dir, b""));
-            world.scan(replica);
-        };
         if receives {
             world.replicas[0].engine.as_mut().unwrap().direct(Direction::Receive);
-            make_dir(&mut world, 0);
-        } else if is_deletion {
-            make_dir(&mut world, 0);
+        }
+        assert!(world.replicas[0].disk.user_make(&path("d"), FileKind::Dir, b""));
+        world.scan(0);
+        if is_deletion && !receives {
             world.calm();
             disconnect(&mut world);
-        } else {
-            make_dir(&mut world, 0);
         }
         let tail = world.ledger.fresh(0, false);
         write_at(&mut world, 0, "d/tail", &tail);
@@ -346,9 +346,7 @@ fn a_follower_undoes_an_edit_of_what_the_holder_built_on() {
     world.take_lease(0);
     assert_eq!(world.epoch, 3, "the first one holds again");
     world.open(0, 1);
-    while world.replicas[1].engine().meta().fences.epoch() < 3 {
-        world.move_message();
-    }
+    hear_of(&mut world, 1, 3);
     disconnect(&mut world);
     let edit = write(&mut world, 1);
     world.calm();
@@ -420,9 +418,7 @@ fn a_receiver_takes_back_what_it_wrote_before_its_stale_tail() {
         world.replicas[0].engine.as_mut().unwrap().direct(Direction::Receive);
         world.scan(0);
         world.open(0, 1);
-        while world.replicas[0].engine().meta().fences.epoch() < 2 {
-            world.move_message();
-        }
+        hear_of(&mut world, 0, 2);
         act(&mut world, later);
         for _ in 0..100 {
             world.move_message();
